@@ -1,0 +1,82 @@
+# make run    the timer workload natively and under trapline, side by side
+# make test   every test, on both platforms
+# Everything else is below; each target sets up what it needs, and only what is missing or out of date.
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+SETUP := $(VENV)/.installed
+VDSO := vdso/trapline-vdso.so
+TESTS ?= tests
+MAKEFLAGS += --no-print-directory
+
+run: all
+	@echo 'workloads/threadcputimers: 1000 CPU-time timers of 10 ms, armed during a sleep of 5 s'
+	@$(PY) -P -m trapline compare --time-form -n 1 -- workloads/bin/threadcputimers
+
+test: all
+	@$(PY) -m pytest $(TESTS)
+
+# What a change should have passed before it is kept.
+test-all: check test
+	@$(PY) -P workloads/bench.py --quick
+
+check: $(SETUP)
+	@$(PY) -m ruff check .
+	@MYPYPATH=src $(PY) -m mypy -p trapline.sentry -p trapline.platform
+	@$(PY) tests/import_direction.py
+
+bench: all
+	@$(PY) -P workloads/bench.py $(BENCHFLAGS)
+
+# The pages of docs/ that are made from the system call table.
+docs: $(SETUP)
+	@$(PY) -P -m trapline syscalls --format markdown > docs/syscalls.md.new
+	@mv docs/syscalls.md.new docs/syscalls.md
+
+all: $(SETUP) vdso workloads
+
+setup: $(SETUP)
+
+$(SETUP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo 'trapline needs Python 3.11 or newer: apt-get install python3' >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
+	  { echo 'trapline needs the venv module of Python: apt-get install python3-venv' >&2; exit 1; }
+	@echo 'setting up $(VENV)'
+	@$(PYTHON) -m venv $(VENV)
+	@$(PY) -m pip install -qq --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+vdso: $(VDSO)
+
+$(VDSO): vdso/build.py $(wildcard vdso/*.c vdso/*.h vdso/*.lds) | $(SETUP) gcc
+	@$(PY) vdso/build.py
+	@touch $@
+
+workloads: | gcc
+	@$(MAKE) -s -C workloads
+
+gcc:
+	@command -v gcc >/dev/null && echo '#include <stdio.h>' | gcc -E - >/dev/null 2>&1 || \
+	  { echo 'trapline needs gcc and the C library headers: apt-get install gcc libc6-dev' >&2; exit 1; }
+
+clean:
+	rm -rf workloads/bin $(VDSO) bench.json build dist src/*.egg-info
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find sentry platform vdso workloads tests -name __pycache__ -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf $(VENV)
+
+help:
+	@echo 'make run        the timer workload natively and under trapline'
+	@echo 'make test       every test (TESTS=tests/unit for some)'
+	@echo 'make check      ruff, mypy --strict, direction of imports'
+	@echo 'make test-all   check, test, a quick bench'
+	@echo 'make bench      the benchmark (BENCHFLAGS=--quick)'
+	@echo 'make docs       pages made from the system call table'
+	@echo 'make setup vdso workloads   what the others need'
+	@echo 'make clean distclean        remove what was built; the environment too'
+
+.PHONY: run test test-all check bench docs all setup vdso workloads gcc clean distclean help
