@@ -1,0 +1,1 @@
+"""The syscall table and the handlers, by family."""
