@@ -1,0 +1,244 @@
+"""What runs in a sandbox's first processes until the first guest becomes its program (see namespaces.py)."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import gc
+import os
+import signal
+import socket
+import struct
+from collections.abc import Callable
+from time import CLOCK_BOOTTIME, CLOCK_MONOTONIC, clock_gettime_ns
+from typing import NoReturn
+
+from trapline.platform import mounts
+from trapline.platform import setup_calls as calls
+from trapline.platform.capabilities import drop_capabilities
+from trapline.platform.init_stub import become_stub
+from trapline.sentry.options import DoOptions
+
+GuestMain = Callable[[socket.socket], NoReturn]
+
+FAILED = 125  # exit status of these processes when set-up fails; `do` ends with it too
+_SECOND = 1_000_000_000
+_SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
+
+
+class SetupError(Exception):
+    """The sandbox could not be made. Its text is one line for the user, without a full stop."""
+
+
+class Clocks:
+    """Host times at which the sandbox's clocks were 0, ns, exact; and whether it has its own."""
+
+    __slots__ = ("boottime", "monotonic", "own")
+
+    def __init__(self, monotonic: int = 0, boottime: int = 0, own: bool = False) -> None:
+        self.monotonic = monotonic
+        self.boottime = boottime
+        self.own = own
+
+
+class First:
+    """What runs in the helper, in pid 1 and in the first guest before its `guest_main`."""
+
+    def __init__(
+        self,
+        options: DoOptions,
+        guest_main: GuestMain,
+        plan: mounts.Plan,
+        directory: str,
+        report: socket.socket,
+        channel: socket.socket,
+    ) -> None:
+        self.options = options
+        self.guest_main = guest_main
+        self.plan = plan
+        self.directory = directory
+        self.report = report
+        self.channel = channel
+        self.hostname = ""
+        self.starts = (0, 0)
+        self.keep: list[int] = []
+        self.mask: set[int | signal.Signals] = set()
+
+    def fork_init(self) -> tuple[int, Clocks]:
+        """As root, in the sentry: pid 1, with the pid and time namespaces that it starts in."""
+        flags = calls.CLONE_NEWPID | self._time_flag()
+        back = [(os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC), calls.CLONE_NEWPID)]
+        if flags & calls.CLONE_NEWTIME:
+            back.append((os.open("/proc/self/ns/time", os.O_RDONLY | os.O_CLOEXEC), calls.CLONE_NEWTIME))
+        before = _offsets() if self._time_flag() else (0, 0)
+        try:
+            try:
+                calls.unshare(flags)
+            except OSError as error:
+                raise SetupError(_why_no_namespaces(error, True)) from None
+            clocks = self._set_clocks(before)
+            init = os.fork()
+            if init == 0:
+                self.init(self._other_flags())
+        finally:
+            for handle, kind in back:
+                calls.setns(handle, kind)
+                os.close(handle)
+        return init, clocks
+
+    # Each of these three runs in its own process and never returns or raises.
+
+    def helper(self) -> NoReturn:
+        try:
+            gc.disable()  # a collection would touch, and so copy, every page that we share with the sentry
+            calls.close_all_but(self.keep)
+            uid, gid = os.geteuid(), os.getegid()
+            before = _offsets() if self._time_flag() else (0, 0)
+            try:
+                calls.unshare(
+                    calls.CLONE_NEWUSER | calls.CLONE_NEWPID | self._time_flag() | self._other_flags()
+                )
+                # An ordinary user may map himself only, and groups without setgroups (user_namespaces(7)).
+                _write("/proc/self/setgroups", b"deny")
+                _write("/proc/self/uid_map", b"%d %d 1" % (uid, uid))
+                _write("/proc/self/gid_map", b"%d %d 1" % (gid, gid))
+            except OSError as error:
+                raise SetupError(_why_no_namespaces(error, False)) from None
+            clocks = self._set_clocks(before)
+            init = os.fork()
+            if init == 0:
+                self.init(0)
+            # Told last: the sentry reaps us at once.
+            self.report.send(b"H%d\n%d\n%d\n%d" % (clocks.monotonic, clocks.boottime, clocks.own, init))
+            os._exit(0)
+        except BaseException as error:
+            self._fail(self.report, error)
+
+    def init(self, flags: int) -> NoReturn:
+        try:
+            gc.disable()
+            calls.close_all_but(self.keep)
+            if flags:
+                calls.unshare(flags)
+            mounts.build(self.plan)
+            if self.hostname:
+                socket.sethostname(self.hostname)
+            if self.options.network == "none":
+                loopback_up()
+            if os.fork() == 0:
+                self.guest()
+            # The guest may run while we wait here for the helper's end: only then is the sentry our parent,
+            # whose death we are to follow. The end of the socket means that it died already.
+            calls.close_all_but([self.report.fileno()])
+            if self.report.recv(1) != b"p":
+                os._exit(FAILED)
+            calls.prctl(calls.PR_SET_PDEATHSIG, signal.SIGKILL)
+            try:
+                if not self.report.recv(1, socket.MSG_DONTWAIT):
+                    os._exit(FAILED)  # it died before we asked to follow
+            except BlockingIOError:
+                pass
+            become_stub()
+        except BaseException as error:
+            self._fail(self.report, error)
+
+    def guest(self) -> NoReturn:
+        try:
+            self.report.close()
+            for number in (signal.SIGPIPE, signal.SIGXFSZ):
+                signal.signal(number, signal.SIG_DFL)
+            for number in (signal.SIGINT, signal.SIGCHLD):
+                if callable(signal.getsignal(number)):
+                    signal.signal(number, signal.SIG_DFL)
+            try:
+                os.chdir(self.directory)
+            except OSError as error:
+                raise SetupError(f"working directory {self.directory}: {error.strerror}") from None
+            drop_capabilities()
+            signal.pthread_sigmask(signal.SIG_SETMASK, self.mask)
+            self.channel.send("\n".join(["G", *self.plan.notes]).encode(errors="surrogateescape"))
+            self.guest_main(self.channel)
+        except BaseException as error:
+            self._fail(self.channel, error)
+
+    @staticmethod
+    def _fail(to: socket.socket, error: BaseException) -> NoReturn:
+        try:
+            text = explain(error) if isinstance(error, OSError) else str(error) or type(error).__name__
+            to.send(b"E" + text.encode(errors="surrogateescape"))
+        finally:
+            os._exit(FAILED)
+
+    def _time_flag(self) -> int:
+        wanted = "time_namespace" not in self.options.without and os.path.exists("/proc/self/ns/time")
+        return calls.CLONE_NEWTIME if wanted else 0
+
+    def _other_flags(self) -> int:
+        flags = calls.CLONE_NEWNS | calls.CLONE_NEWIPC | calls.CLONE_NEWUTS
+        return flags | calls.CLONE_NEWNET if self.options.network == "none" else flags
+
+    def _set_clocks(self, before: tuple[int, int]) -> Clocks:
+        """In the process that unshared, before anything is in the new time namespace."""
+        if not self._time_flag():
+            return Clocks()
+        # Offsets count from the clocks of the machine; we may be in a time namespace ourselves.
+        base = clock_gettime_ns(CLOCK_MONOTONIC) - self.starts[0]
+        boot = clock_gettime_ns(CLOCK_BOOTTIME) - self.starts[1]
+        lines = b""
+        for name, offset in ((b"monotonic", before[0] - base), (b"boottime", before[1] - boot)):
+            lines += b"%s %d %d\n" % (name, offset // _SECOND, offset % _SECOND)
+        _write("/proc/self/timens_offsets", lines)
+        return Clocks(base, boot, True)
+
+
+def _offsets() -> tuple[int, int]:
+    """Offsets of CLOCK_MONOTONIC and CLOCK_BOOTTIME of our own time namespace, ns (time_namespaces(7))."""
+    with open("/proc/self/timens_offsets", "rb") as file:
+        found = {f[0]: int(f[1]) * _SECOND + int(f[2]) for f in (line.split() for line in file)}
+    return found.get(b"monotonic", 0), found.get(b"boottime", 0)
+
+
+def _write(path: str, data: bytes) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, data)
+    finally:
+        os.close(fd)
+
+
+def explain(error: OSError) -> str:
+    text = error.strerror or str(error)
+    return f"{error.filename}: {text}" if error.filename else text
+
+
+def _sysctl(name: str) -> str:
+    try:
+        with open("/proc/sys/" + name, "rb") as file:
+            return file.read().strip().decode()
+    except OSError:
+        return ""
+
+
+def _why_no_namespaces(error: OSError, is_privileged: bool) -> str:
+    if is_privileged:
+        return f"namespaces are refused: {explain(error)}"
+    if _sysctl("kernel/unprivileged_userns_clone") == "0":
+        return "user namespaces are off: set sysctl kernel.unprivileged_userns_clone=1, or run as root"
+    if _sysctl("kernel/apparmor_restrict_unprivileged_userns") == "1":
+        return (
+            "user namespaces are restricted: set sysctl kernel.apparmor_restrict_unprivileged_userns=0, "
+            "or run as root"
+        )
+    if error.errno in (errno.ENOSPC, errno.EUSERS):
+        return "no more user namespaces are allowed: raise sysctl user.max_user_namespaces, or run as root"
+    return f"user namespaces are not allowed here ({explain(error)}): run as root"
+
+
+def loopback_up() -> None:
+    """Set this network namespace's loopback interface up, which gives it its addresses (netdevice(7))."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        request = bytearray(struct.pack("16sh22x", b"lo", 0))
+        fcntl.ioctl(sock, _SIOCGIFFLAGS, request)
+        (flags,) = struct.unpack_from("h", request, 16)
+        struct.pack_into("h", request, 16, flags | _IFF_UP)
+        fcntl.ioctl(sock, _SIOCSIFFLAGS, request)

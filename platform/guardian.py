@@ -1,0 +1,117 @@
+"""A small process that outlives a killed sentry by a moment and clears up after it.
+
+It holds one end of a socket and waits. The socket's end without a word means that the sentry died: then it
+kills the sandbox's pid 1, gives the caller's terminal back its settings and removes the sandbox's state. It
+keeps no standard descriptor (a pipeline must not wait for it), only the terminal, and has its own session:
+no ^C, hangup or kill of the caller's process group reaches it.
+"""
+
+from __future__ import annotations
+
+import array
+import gc
+import os
+import select
+import signal
+import socket
+import termios
+from typing import NoReturn
+
+from trapline.platform import setup_calls as calls
+from trapline.platform.state_dir import remove_tree
+
+_PATIENCE_MS = 2000  # for a killed sandbox to be gone
+
+
+class Guardian:
+    """The sentry's side."""
+
+    __slots__ = ("_socket", "pid")
+
+    def __init__(self, pid: int, sock: socket.socket) -> None:
+        self.pid = pid  # our child
+        self._socket = sock
+
+    def watch(self, init_pidfd: int, state_path: str) -> None:
+        """Tell it what to kill and what to remove; -1 and "" for none. The last word counts."""
+        handles = array.array("i", [init_pidfd] if init_pidfd >= 0 else [])
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, handles)] if handles else []
+        try:
+            self._socket.sendmsg([b"W" + os.fsencode(state_path)], rights)
+        except OSError:
+            pass  # somebody killed it; the state directory's lock still tells
+
+    def finish(self) -> None:
+        """The orderly end: it has nothing to do, and is reaped."""
+        try:
+            self._socket.send(b"D")
+        except OSError:
+            pass
+        self._socket.close()
+        try:
+            os.waitpid(self.pid, 0)
+        except ChildProcessError:
+            pass
+
+
+def start() -> Guardian:
+    """Fork the guardian: first, while the process is small, has one thread and holds nothing. OSError."""
+    terminal = next((fd for fd in (0, 1, 2) if os.isatty(fd)), -1)
+    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+    old = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        pid = os.fork()
+        if pid == 0:
+            gc.disable()  # a collection would touch, and so copy, every page that we share with the sentry
+            try:
+                _guard(its, terminal)
+            finally:
+                os._exit(0)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, old)
+    its.close()
+    return Guardian(pid, ours)
+
+
+def _guard(sock: socket.socket, terminal: int) -> NoReturn:
+    settings = None
+    if terminal >= 0:
+        settings = termios.tcgetattr(terminal)
+        calls.close_all_but([sock.fileno(), terminal])
+    else:
+        calls.close_all_but([sock.fileno()])
+    os.setsid()
+    os.chdir("/")  # not to keep a file system busy
+    calls.set_name(b"trapline-guard")
+    init = -1
+    state = ""
+    while True:
+        message, ancillary, _, _ = sock.recvmsg(4200, 64)
+        if message[:1] == b"D":
+            os._exit(0)
+        if message[:1] != b"W":
+            break
+        if init >= 0:
+            os.close(init)
+        init = -1
+        state = os.fsdecode(message[1:])
+        for level, kind, data in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                init = array.array("i", data)[0]
+    if init >= 0:
+        try:
+            signal.pidfd_send_signal(init, signal.SIGKILL)
+        except OSError:
+            pass
+        poller = select.poll()
+        poller.register(init, select.POLLIN)
+        poller.poll(_PATIENCE_MS)
+    if settings is not None:
+        try:
+            # From outside of the terminal's session there is no SIGTTOU. Not before all guests are gone.
+            termios.tcsetattr(terminal, termios.TCSANOW, settings)
+        except (OSError, termios.error):
+            pass
+    if state:
+        remove_tree(state)
+    os._exit(0)

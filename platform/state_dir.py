@@ -1,0 +1,200 @@
+"""Where running sandboxes are written down, so that what a killed one left behind is found and removed.
+
+One directory per sandbox holds `lock`, which its sentry keeps locked (flock(2)) as long as it lives,
+`info.json`, and `stage`, the place for the sandbox's own mounts (which only its mount namespace has). An
+entry whose lock is free is stale.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import stat
+from time import time
+
+import msgspec
+
+_HINT = "give another with --state-dir"
+_UNFINISHED = ".new-"  # name of an entry until its lock is held
+_UNFINISHED_SECONDS = 60
+
+
+class Info(msgspec.Struct):
+    """What info.json says. Start times are clock ticks after boot, field 22 of /proc/PID/stat (proc(5))."""
+
+    pid: int
+    start_time: int
+    command: list[str]
+    created: float  # seconds since the epoch
+    init_pid: int = 0
+    init_start_time: int = 0
+
+
+class StateDirError(Exception):
+    """No directory for state. Its text is one line for the user."""
+
+
+class Entry:
+    """One running sandbox's directory, whose lock this process holds."""
+
+    __slots__ = ("info", "lock", "path")
+
+    def __init__(self, path: str, lock: int, info: Info) -> None:
+        self.path = path
+        self.lock = lock
+        self.info = info
+
+    @property
+    def stage(self) -> str:
+        return self.path + "/stage"
+
+    def record_init(self, pid: int) -> None:
+        """Write down pid 1 of the sandbox (its host id), to be killed if it is left over."""
+        self.info.init_pid = pid
+        self.info.init_start_time = start_time(pid)
+        self._write()
+
+    def _write(self) -> None:
+        # In place and never shorter than before: ext4 would write to disk upon a rename or truncation.
+        # Nobody reads it while our lock is held but to show it.
+        file = os.open(self.path + "/info.json", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(file, msgspec.json.encode(self.info).ljust(os.fstat(file).st_size))
+        finally:
+            os.close(file)
+
+    def remove(self) -> None:
+        """Remove the entry and give up its lock. Not an error if it is gone already."""
+        remove_tree(self.path)
+        if self.lock >= 0:
+            os.close(self.lock)
+            self.lock = -1
+
+
+def start_time(pid: int) -> int:
+    """When a process started, in clock ticks after boot; 0 if there is none."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[19])
+    except (OSError, IndexError):
+        return 0
+
+
+def default_path() -> str:
+    """$XDG_RUNTIME_DIR/trapline; root: /run/trapline; else /tmp/trapline-UID."""
+    uid = os.geteuid()
+    if uid == 0:
+        return "/run/trapline"
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    if runtime.startswith("/") and os.access(runtime, os.W_OK | os.X_OK):
+        return runtime + "/trapline"
+    return f"/tmp/trapline-{uid}"
+
+
+def prepare(path: str | None = None) -> str:
+    """Make the directory if need be; its path. StateDirError when it cannot be made or is another's."""
+    path = path or default_path()
+    try:
+        os.makedirs(path, 0o700, exist_ok=True)
+        found = os.lstat(path)
+    except OSError as error:
+        raise StateDirError(f"state directory {path}: {error.strerror}: {_HINT}") from None
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        raise StateDirError(f"state directory {path} belongs to somebody else: {_HINT}")
+    return path
+
+
+def create(path: str, command: list[str]) -> Entry:
+    """A new, locked entry in a prepared directory. StateDirError."""
+    pid = os.getpid()
+    number = 0
+    while True:
+        name = f"{pid}-{number}" if number else str(pid)
+        final = f"{path}/{name}"
+        temporary = f"{path}/{_UNFINISHED}{name}"
+        try:
+            if os.path.lexists(final):
+                raise FileExistsError
+            os.mkdir(temporary, 0o700)
+            break
+        except FileExistsError:
+            number += 1  # another sandbox of this process, or a stale entry of an earlier one of this number
+        except OSError as error:
+            raise StateDirError(f"state directory {path}: {error.strerror}: {_HINT}") from None
+    lock = os.open(temporary + "/lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.mkdir(temporary + "/stage", 0o700)
+    entry = Entry(temporary, lock, Info(pid, start_time(pid), command, time()))
+    entry._write()
+    os.rename(temporary, final)
+    entry.path = final
+    return entry
+
+
+def remove_tree(path: str) -> None:
+    """Remove an entry's directory, whatever is missing of it."""
+    for name in ("info.json", "lock"):
+        try:
+            os.unlink(f"{path}/{name}")
+        except OSError:
+            pass
+    for directory in (path + "/stage", path):
+        try:
+            os.rmdir(directory)
+        except OSError:
+            pass
+
+
+def remove_stale(path: str) -> list[str]:
+    """Remove entries whose sentry is gone, and kill what is left of their sandboxes. The names removed."""
+    removed: list[str] = []
+    try:
+        names = os.listdir(path)
+    except OSError:
+        return removed
+    for name in names:
+        entry = f"{path}/{name}"
+        try:
+            if name.startswith(_UNFINISHED) and os.stat(entry).st_mtime > time() - _UNFINISHED_SECONDS:
+                continue
+            lock = os.open(entry + "/lock", os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            # Being removed right now, or half removed when somebody was killed.
+            if os.path.isdir(entry) and os.stat(entry).st_mtime < time() - _UNFINISHED_SECONDS:
+                remove_tree(entry)
+            continue
+        except OSError:
+            continue  # not one of ours
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _kill_left_over(entry)
+            remove_tree(entry)
+            removed.append(name)
+        except BlockingIOError:
+            pass
+        finally:
+            os.close(lock)
+    return removed
+
+
+def _kill_left_over(entry: str) -> None:
+    try:
+        with open(entry + "/info.json", "rb") as file:
+            info = msgspec.json.decode(file.read(), type=Info)
+    except (OSError, msgspec.DecodeError):
+        return
+    if info.init_pid <= 0:
+        return
+    try:
+        pidfd = os.pidfd_open(info.init_pid)
+    except OSError:
+        return
+    try:
+        # Only after the descriptor is there: from then on the number cannot mean another process unnoticed.
+        if info.init_start_time and start_time(info.init_pid) == info.init_start_time:
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    except OSError:
+        pass
+    finally:
+        os.close(pidfd)

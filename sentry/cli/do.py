@@ -1,0 +1,188 @@
+"""`trapline do`: run one command in a new sandbox. Flags in runsc's manner."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from trapline.sentry.cli.flags import Flag, UsageError, did_you_mean, help_text, parse
+from trapline.sentry.options import DoOptions
+
+USAGE = "trapline do [FLAGS] COMMAND [ARGUMENT...]"
+SUMMARY = (
+    "Run a command in a new sandbox. It sees the host's files; what it writes stays in memory and goes "
+    "with it, except below the working directory and the volumes, which are the host's own. "
+    "The exit status is the command's, 127 if it is not found, 126 if it cannot be executed, "
+    "125 if the sandbox cannot be made, 2 for a mistake in the flags."
+)
+EXAMPLES = """
+examples:
+  trapline do python3 -c 'import time; print(time.monotonic())'
+  trapline do --volume ~/data:/data:ro --env LANG=C make test
+  trapline do --rootfs ./alpine /bin/sh
+"""
+
+
+def _volume(text: str) -> tuple[str, str, bool]:
+    parts = text.split(":")
+    read_only = len(parts) > 2 and parts[-1] == "ro"
+    if len(parts) > 3 or (len(parts) == 3 and parts[2] not in ("ro", "rw")) or not parts[0]:
+        raise ValueError("takes SRC[:DST[:ro]]")
+    source = os.path.abspath(parts[0])
+    if not os.path.exists(source):
+        raise ValueError("needs a file or directory that exists")
+    target = parts[1] if len(parts) > 1 and parts[1] else source
+    if not target.startswith("/"):
+        raise ValueError("takes an absolute path in the sandbox")
+    target = os.path.normpath(target)
+    if target == "/" or target.startswith("//"):
+        raise ValueError("cannot take the place of the root (for that there is --rootfs)")
+    return source, target, read_only
+
+
+def _environment(text: str) -> str:
+    name, equals, _ = text.partition("=")
+    if not name or not equals:
+        raise ValueError("takes NAME=VALUE")
+    return text
+
+
+def _cpus(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 4096:
+        raise ValueError("takes a number of CPUs from 1 on")
+    return int(text)
+
+
+def _directory(text: str) -> str:
+    path = os.path.abspath(text)
+    if not os.path.isdir(path):
+        raise ValueError("takes a directory that exists")
+    return path
+
+
+def _file(text: str) -> str:
+    path = os.path.abspath(text)
+    if os.path.isdir(path) or not os.path.isdir(os.path.dirname(path)):
+        raise ValueError("takes a file in a directory that exists")
+    return path
+
+
+def _rate(text: str) -> tuple[int, int]:
+    """`0.5` or `1/2` as a reduced fraction; between a thousandth and a thousand."""
+    from math import gcd
+
+    try:
+        if "/" in text:
+            left, _, right = text.partition("/")
+            number, divisor = int(left), int(right)
+        else:
+            whole, _, digits = text.partition(".")
+            number, divisor = int(whole + digits), 10 ** len(digits)
+    except ValueError:
+        raise ValueError("takes a positive number, such as 0.5 or 1/2") from None
+    if number <= 0 or divisor <= 0 or not divisor <= number * 1000 <= divisor * 1_000_000:
+        raise ValueError("takes a positive number, such as 0.5 or 1/2")
+    common = gcd(number, divisor)
+    return number // common, divisor // common
+
+
+FLAGS = (
+    Flag("--rootfs", "DIR", "A directory to use as the root in place of the host's.", parse=_directory),
+    Flag("--cwd", "DIR", "Start in this directory in place of the current one (with --rootfs: of /)."),
+    Flag(
+        "--env", "NAME=VALUE", "Set a variable in addition to the caller's.", parse=_environment, repeat=True
+    ),
+    Flag(
+        "--volume",
+        "SRC[:DST[:ro]]",
+        "Share a file or directory of the host, at the same place or at DST; with :ro it cannot be written.",
+        parse=_volume,
+        repeat=True,
+    ),
+    Flag(
+        "--network",
+        help="none: a network of its own with a loopback only. host: the host's.",
+        choices=("none", "host"),
+        default="none",
+    ),
+    Flag(
+        "--platform",
+        help="How calls are caught: by seccomp notifications, or by ptrace alone (slower).",
+        choices=("seccomp", "ptrace"),
+        default="seccomp",
+    ),
+    Flag("--cpus", "N", "How many CPUs the command may use. Default: all.", parse=_cpus),
+    Flag(
+        "--overlay",
+        help="Where writes outside of shared directories go: to memory, or (none) to the host.",
+        choices=("memory", "none"),
+        default="memory",
+    ),
+    Flag("--log", "FILE", "Write the log here. Default: standard error.", parse=_file),
+    Flag("--log-format", help="Lines of text or of JSON.", choices=("text", "json"), default="text"),
+    Flag("--debug", help="Log more."),
+    Flag("--state-dir", "DIR", "Where running sandboxes are written down."),
+    Flag("--stats", help="Print counters of the system calls at the end."),
+    Flag("--stats-json", "FILE", "Write the counters as JSON.", parse=_file),
+    Flag("--clock-rate", "RATE", "Sandbox seconds per host second.", parse=_rate, hidden=True),
+    Flag("--without", "FEATURE", "Do without something that the host offers.", repeat=True, hidden=True),
+)
+
+
+def options(words: list[str]) -> DoOptions | None:
+    """What a command line asks for; None when it asks for help. UsageError."""
+    values, command = parse(FLAGS, words)
+    if values["help"]:
+        return None
+    if not command:
+        raise UsageError(f"there is no command: {USAGE}")
+    if not command[0]:
+        raise UsageError("the command is empty")
+    return DoOptions(
+        command=command,
+        rootfs=values["rootfs"],
+        cwd=_absolute(values["cwd"], values["rootfs"]),
+        env=values["env"],
+        volumes=values["volume"],
+        network=values["network"],
+        platform=values["platform"],
+        cpus=values["cpus"],
+        overlay=values["overlay"],
+        log=values["log"],
+        log_format=values["log_format"],
+        debug=bool(values["debug"]),
+        state_dir=_absolute(values["state_dir"], None),
+        stats=bool(values["stats"]),
+        stats_json=values["stats_json"],
+        clock_rate=values["clock_rate"] or (1, 1),
+        without=_without(values["without"]),
+    )
+
+
+def _absolute(path: str | None, rootfs: str | None) -> str | None:
+    if path is None:
+        return None
+    return os.path.normpath("/" + path) if rootfs else os.path.abspath(path)
+
+
+def _without(names: list[str]) -> set[str]:
+    if names:
+        from trapline.platform.features import FEATURES
+
+        for name in names:
+            if name not in FEATURES:
+                hint = did_you_mean(name, list(FEATURES)) or f": one of {', '.join(FEATURES)}"
+                raise UsageError(f"--without: there is no feature {name}{hint}")
+    return set(names)
+
+
+def run(words: list[str]) -> int:
+    """Run the verb; the exit status. UsageError."""
+    wanted = options(words)
+    if wanted is None:
+        sys.stdout.write(help_text(USAGE, SUMMARY, FLAGS, EXAMPLES))
+        sys.stdout.flush()
+        return 0
+    from trapline.platform.run import run_sandbox
+
+    return run_sandbox(wanted)

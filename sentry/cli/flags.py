@@ -1,0 +1,163 @@
+"""The command line's flags: declared as data, read in one pass, printed as help.
+
+Hand-written because argparse alone costs more at start than everything that `do` has to read.
+`--flag=value` and `--flag value` are the same; `--` ends the flags; so does the first word that is none,
+which begins the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+WIDTH = 96  # columns of help
+
+
+class UsageError(Exception):
+    """A command line that makes no sense. Its text is one line that says what would be right."""
+
+
+class Flag:
+    """One flag. Without a metavar it takes no value and yields True.
+
+    `parse` turns the text into the value and raises ValueError with what would be right.
+    """
+
+    __slots__ = ("choices", "default", "help", "hidden", "metavar", "name", "parse", "repeat")
+
+    def __init__(
+        self,
+        name: str,
+        metavar: str = "",
+        help: str = "",
+        *,
+        choices: Sequence[str] = (),
+        default: Any = None,
+        parse: Callable[[str], Any] | None = None,
+        repeat: bool = False,
+        hidden: bool = False,
+    ) -> None:
+        self.name = name  # with its dashes
+        self.metavar = "|".join(choices) if choices else metavar
+        self.help = help
+        self.choices = choices
+        self.default = [] if repeat and default is None else default
+        self.parse = parse
+        self.repeat = repeat  # yields a list
+        self.hidden = hidden  # for tests: not in the help
+
+    def value(self, text: str) -> Any:
+        """The value of what was given. UsageError."""
+        if self.choices and text not in self.choices:
+            hint = did_you_mean(text, self.choices)
+            raise UsageError(f"{self.name} takes {either(self.choices)}, not '{text}'{hint}")
+        if self.parse is None:
+            return text
+        try:
+            return self.parse(text)
+        except ValueError as error:
+            raise UsageError(f"{self.name} {error}, not '{text}'") from None
+
+
+def either(words: Sequence[str]) -> str:
+    """'a', 'a or b', 'a, b or c'."""
+    return ", ".join(words[:-1]) + " or " + words[-1] if len(words) > 1 else words[0]
+
+
+def did_you_mean(word: str, known: Sequence[str]) -> str:
+    """': did you mean X?' for the nearest known word, or nothing."""
+    from difflib import get_close_matches  # only ever needed for a mistake
+
+    near = get_close_matches(word, list(known), 1, 0.6)
+    return f": did you mean {near[0]}?" if near else ""
+
+
+def parse(flags: Sequence[Flag], words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """({name without dashes, '-' as '_': value}, the rest). UsageError.
+
+    `--help` and `-h` need not be declared and yield help=True, whereupon the rest is not looked at.
+    """
+    known = {flag.name: flag for flag in flags}
+    values: dict[str, Any] = {_key(f.name): list(f.default) if f.repeat else f.default for f in flags}
+    values["help"] = False
+    position = 0
+    while position < len(words):
+        word = words[position]
+        if word == "--":
+            position += 1
+            break
+        if not word.startswith("-") or word == "-":
+            break
+        position += 1
+        if word in ("--help", "-h"):
+            values["help"] = True
+            return values, []
+        name, equals, text = word.partition("=")
+        flag = known.get(name)
+        if flag is None:
+            visible = [f.name for f in flags if not f.hidden] + ["--help"]
+            hint = did_you_mean(name, visible) or ": see --help"
+            raise UsageError(f"there is no flag {name}{hint}")
+        key = _key(name)
+        if not flag.metavar:
+            if equals:
+                raise UsageError(f"{name} takes no value")
+            values[key] = True
+            continue
+        if not equals:
+            if position == len(words):
+                raise UsageError(f"{name} needs a value: {name} {flag.metavar}")
+            text = words[position]
+            position += 1
+        if flag.repeat:
+            values[key].append(flag.value(text))
+        else:
+            values[key] = flag.value(text)
+    return values, list(words[position:])
+
+
+def _key(name: str) -> str:
+    return name.lstrip("-").replace("-", "_")
+
+
+def help_text(usage: str, summary: str, flags: Sequence[Flag], more: str = "") -> str:
+    """A verb's help. `more` follows the flags as it is."""
+    lines = [f"usage: {usage}", "", *_wrapped(summary, 0)]
+    shown = [f for f in flags if not f.hidden]
+    rows = [(f"{f.name} {f.metavar}".strip(), _with_default(f)) for f in shown]
+    rows.append(("--help", "Print this."))
+    left = min(34, max(len(row[0]) for row in rows)) + 4
+    lines += ["", "flags:"]
+    for head, text in rows:
+        body = _wrapped(text, left)
+        if len(head) + 4 > left:
+            lines.append("  " + head)
+        else:
+            body[0] = "  " + head.ljust(left - 2) + body[0][left:]
+        lines += body
+    if more:
+        lines += ["", more.strip("\n")]
+    return "\n".join(lines) + "\n"
+
+
+def _with_default(flag: Flag) -> str:
+    text = flag.help
+    if flag.repeat:
+        text += " May be repeated."
+    if isinstance(flag.default, str) and flag.default:
+        text += f" Default: {flag.default}."
+    return text
+
+
+def _wrapped(text: str, indent: int) -> list[str]:
+    lines: list[str] = []
+    for paragraph in text.split("\n"):
+        line = ""
+        for word in paragraph.split():
+            if line and indent + len(line) + 1 + len(word) > WIDTH:
+                lines.append(" " * indent + line)
+                line = word
+            else:
+                line = f"{line} {word}" if line else word
+        lines.append(" " * indent + line if line else "")
+    return lines

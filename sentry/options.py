@@ -1,0 +1,35 @@
+"""What `trapline do` was asked for: the one value that the command line hands to the platform."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class DoOptions(msgspec.Struct):
+    """Options of one sandbox. Paths are absolute paths of the host unless something else is said."""
+
+    command: list[str]  # looked up in the guest's PATH, in its root
+    rootfs: str | None = None  # None: the host's root
+    cwd: str | None = None  # in the guest; None: the caller's, or `/` with a rootfs
+    env: list[str] = []  # NAME=VALUE, in addition to the caller's
+    volumes: list[tuple[str, str, bool]] = []  # (host path, path in the guest, read-only)
+    network: str = "none"  # "none" or "host"
+    platform: str = "seccomp"  # "seccomp" or "ptrace"
+    cpus: int | None = None  # how many CPUs guests may use; None: all that the caller may
+    overlay: str = "memory"  # where writes outside of shared directories go: "memory", or "none": to the host
+    log: str | None = None  # file; None: standard error
+    log_format: str = "text"  # "text" or "json"
+    debug: bool = False
+    state_dir: str | None = None  # None: chosen by platform/state_dir.py
+    stats: bool = False
+    stats_json: str | None = None
+    clock_rate: tuple[int, int] = (1, 1)  # sandbox time per host time, for tests
+    without: set[str] = set()  # features of the host not to be used, for tests (platform/features.py)
+
+    def environment(self, inherited: dict[bytes, bytes]) -> dict[bytes, bytes]:
+        """The guest's environment: the caller's (`os.environb`) with `env` on top, later ones first."""
+        result = dict(inherited)
+        for setting in self.env:
+            name, _, value = setting.encode(errors="surrogateescape").partition(b"=")
+            result[name] = value
+        return result
