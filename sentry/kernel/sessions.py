@@ -1,0 +1,49 @@
+"""Process groups and sessions: who may move whom (setpgid(2), setsid(2)).
+
+The host executes the change after it was found right here: the host's groups are the mirror that terminals
+and `ps` read. So it also finds the groups that an exit orphans, and its SIGHUP and SIGCONT to their stopped
+members arrive as any other signal of the host's.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from trapline.sentry.kernel.state import ThreadGroup
+
+if TYPE_CHECKING:
+    from trapline.sentry.kernel.kernel import Kernel
+
+
+def set_process_group(kernel: Kernel, caller: ThreadGroup, pid: int, pgid: int) -> None:
+    """setpgid(2). OSError EINVAL, ESRCH, EPERM, EACCES in the order in which Linux finds them."""
+    pid = pid or caller.tgid
+    pgid = pgid or pid
+    if pgid < 0:
+        raise OSError(errno.EINVAL, "negative group")
+    group = kernel.state.groups.get(pid)
+    if group is None:
+        raise OSError(errno.ESRCH, "no such process")
+    if group.tgid != caller.tgid:
+        if group.ppid != caller.tgid:
+            raise OSError(errno.ESRCH, "not a child")
+        if group.sid != caller.sid:
+            raise OSError(errno.EPERM, "child in another session")
+        if group.did_exec:
+            raise OSError(errno.EACCES, "child has executed a program")
+    if group.sid == group.tgid:
+        raise OSError(errno.EPERM, "session leader")
+    if pgid != group.tgid and not any(
+        g.pgid == pgid and g.sid == caller.sid for g in kernel.state.groups.values()
+    ):
+        raise OSError(errno.EPERM, "no such group in this session")
+    group.pgid = pgid
+
+
+def new_session(kernel: Kernel, group: ThreadGroup) -> int:
+    """setsid(2). OSError EPERM for a group leader, or where the id is still a group's."""
+    if any(g.pgid == group.tgid for g in kernel.state.groups.values()):
+        raise OSError(errno.EPERM, "process group exists")
+    group.sid = group.pgid = group.tgid
+    return group.tgid

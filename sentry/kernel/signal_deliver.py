@@ -1,0 +1,122 @@
+"""Delivery: what a thread takes when it stands at a delivery stop.
+
+The stop itself is only an opportunity: a poke, or a signal that the host made (a fault, a terminal's key).
+The sentry chooses the signal, and the host writes the frame, so that extended state, the alternate stack,
+rseq and shadow stacks are right by construction.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trapline.sentry.kernel.signal_send import action_of, deliverable
+from trapline.sentry.kernel.signals import (
+    DEFAULT_IGNORE,
+    DEFAULT_STOP,
+    SA_NODEFER,
+    SA_RESETHAND,
+    SA_RESTART,
+    SI_TIMER,
+    SIG_DFL,
+    SIG_IGN,
+    SIGCHLD,
+    SIGCONT,
+    SYNCHRONOUS,
+    UNMASKABLE,
+    bit,
+)
+from trapline.sentry.kernel.state import SigInfo, Task, ThreadGroup
+
+if TYPE_CHECKING:
+    from trapline.sentry.kernel.kernel import Kernel
+
+
+class Delivery:
+    """What to do at a delivery stop: the signal to continue with, and whether its handler will run."""
+
+    __slots__ = ("handler", "info", "restart", "stop")
+
+    def __init__(self, info: SigInfo, handler: bool, restart: bool, stop: bool) -> None:
+        self.info = info
+        self.handler = handler  # a handler runs
+        self.restart = restart  # and it has SA_RESTART
+        self.stop = stop  # the process stops
+
+
+def host_signal(kernel: Kernel, task: Task, info: SigInfo) -> None:
+    """A signal that the host made becomes the kernel's.
+
+    The host's SIGCHLD says nothing that the kernel does not know (task_exit.py sends its own), and SIGCONT
+    is only how a stop ended.
+    """
+    group = kernel.group(task)
+    if info.signo == SIGCHLD:
+        return
+    if info.code > 0 and SYNCHRONOUS & bit(info.signo):
+        task.pending.insert(0, info)
+        return
+    if info.signo == SIGCONT and info.code >= 0 and kernel.state.groups:
+        kernel.continued_by_host(group)
+    handler = action_of(group, info.signo).handler
+    if handler == SIG_IGN or (handler == SIG_DFL and DEFAULT_IGNORE & bit(info.signo)):
+        return
+    # SIGPIPE and SIGXFSZ are the thread's own; the rest came to the process.
+    queue = task.pending if info.signo in (13, 25) else group.pending
+    if not any(p.signo == info.signo for p in queue):
+        queue.append(info)
+
+
+def next_delivery(kernel: Kernel, task: Task, allow_stop: bool = True) -> Delivery | None:
+    """Take the next deliverable signal of a thread, or None when there is none.
+
+    Synchronous faults first, then the thread's own, then the process's, the lowest number first
+    (Linux next_signal). The mirror of the mask is moved on here, as the host will do it with the frame.
+    """
+    group = kernel.group(task)
+    while True:
+        ready = deliverable(group, task)
+        if task.pending and SYNCHRONOUS & bit(task.pending[0].signo) and task.pending[0].code > 0:
+            info = task.pending.pop(0)
+        elif ready:
+            info = _dequeue(group, task, ready)
+        else:
+            return None
+        signo = info.signo
+        action = action_of(group, signo)
+        forced = info.code > 0 and bool(SYNCHRONOUS & bit(signo))
+        if info.code == SI_TIMER:
+            kernel.timer_signal_delivered(group, info)
+        if action.handler == SIG_IGN and not forced:
+            continue
+        # A fault that is blocked or ignored kills (Linux force_sig_info_to_task).
+        kills = forced and (action.handler == SIG_IGN or bool(task.mask & bit(signo)))
+        if action.handler == SIG_DFL or kills:
+            if not forced and DEFAULT_IGNORE & bit(signo):
+                continue
+            stop = bool(DEFAULT_STOP & bit(signo))
+            return Delivery(info, handler=False, restart=False, stop=stop)
+        task.mask |= action.mask & ~UNMASKABLE
+        if not action.flags & SA_NODEFER:
+            task.mask |= bit(signo)
+        task.saved_mask = -1  # the frame carries it; rt_sigreturn tells it again
+        restart = bool(action.flags & SA_RESTART)
+        if action.flags & SA_RESETHAND:
+            group.actions.pop(signo, None)
+        return Delivery(info, handler=True, restart=restart, stop=False)
+
+
+def no_handler_ran(task: Task) -> None:
+    """A delivery stop ended without a handler: the host puts the mask of before ppoll and its like back."""
+    if task.saved_mask >= 0:
+        task.mask, task.saved_mask = task.saved_mask, -1
+
+
+def _dequeue(group: ThreadGroup, task: Task, ready: int) -> SigInfo:
+    for queue in (task.pending, group.pending):
+        best = -1
+        for i, info in enumerate(queue):
+            if ready & bit(info.signo) and (best < 0 or info.signo < queue[best].signo):
+                best = i
+        if best >= 0:
+            return queue.pop(best)
+    raise AssertionError("deliverable() found a signal that is in no queue")

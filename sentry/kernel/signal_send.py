@@ -1,0 +1,155 @@
+"""Sending: from a SigInfo to a pending signal, and to a thread that is brought to take it.
+
+`send` takes a thread group and never looks at the set of all tasks, so that it can be used from anywhere
+(Linux: lock_task_sighand). A signal waits in the kernel's queue, never in the host's: what the host gets is
+a *poke* that makes a thread stop, and what is delivered there is decided then (signal_deliver.py).
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from trapline.sentry.kernel.signals import (
+    DEFAULT_IGNORE,
+    DEFAULT_STOP,
+    SI_TIMER,
+    SIG_DFL,
+    SIG_IGN,
+    SIGCONT,
+    SIGKILL,
+    SIGRTMIN,
+    UNMASKABLE,
+    bit,
+)
+from trapline.sentry.kernel.state import SigAction, SigInfo, Task, TaskStatus, ThreadGroup
+
+if TYPE_CHECKING:
+    from trapline.sentry.kernel.kernel import Kernel
+
+DEFAULT_ACTION = SigAction()
+
+
+def action_of(group: ThreadGroup, signo: int) -> SigAction:
+    """The disposition of a signal."""
+    return group.actions.get(signo, DEFAULT_ACTION)
+
+
+def is_ignored(group: ThreadGroup, signo: int) -> bool:
+    """Whether a signal would have no effect if it were delivered now."""
+    handler = action_of(group, signo).handler
+    return handler == SIG_IGN or (handler == SIG_DFL and bool(DEFAULT_IGNORE & bit(signo)))
+
+
+def send(kernel: Kernel, group: ThreadGroup, info: SigInfo, tid: int = 0) -> None:
+    """Send a signal to a process, or to one of its threads. OSError(ESRCH) when it is dead.
+
+    Standard signals merge while pending, real-time ones queue (signal(7)).
+    """
+    if group.exit_status >= 0 or not group.threads:
+        raise OSError(errno.ESRCH, "dead")
+    signo = info.signo
+    if signo == SIGKILL:
+        kernel.platform.kill_group(group.tgid)
+        return
+    _stop_and_continue_cancel(kernel, group, signo)
+    target = kernel.state.tasks.get(tid) if tid else None
+    if tid and target is None:
+        raise OSError(errno.ESRCH, "dead")
+    if is_ignored(group, signo) and not _waits_for(kernel, group, target, signo):
+        return
+    queue = group.pending if target is None else target.pending
+    if signo < SIGRTMIN and info.code != SI_TIMER and any(p.signo == signo for p in queue):
+        return
+    queue.append(info)
+    if kernel.signal_taken_by_waiter(group, target, signo):
+        return
+    notify(kernel, group, signo, target)
+
+
+def _waits_for(kernel: Kernel, group: ThreadGroup, target: Task | None, signo: int) -> bool:
+    """Linux keeps an ignored signal when it is blocked (sig_ignored): sigtimedwait may be about to take it."""
+    if target is not None:
+        return bool(target.mask & bit(signo))
+    return all(kernel.state.tasks[t].mask & bit(signo) for t in group.threads)
+
+
+def _stop_and_continue_cancel(kernel: Kernel, group: ThreadGroup, signo: int) -> None:
+    """SIGCONT removes pending stop signals and ends a stop; a stop signal removes a pending SIGCONT
+    (Linux prepare_signal)."""
+    if signo == SIGCONT:
+        flush(kernel, group, DEFAULT_STOP)
+        if group.stop_signal:
+            group.stop_signal = 0
+            group.stop_report = 0
+            group.continue_report = True
+            for tid in group.threads:
+                task = kernel.state.tasks[tid]
+                if task.status == TaskStatus.STOPPED:
+                    task.status = TaskStatus.RUNNING if task.call is None else TaskStatus.BLOCKED
+            kernel.notify_parent_continued(group)
+        kernel.platform.continue_group(group.tgid)
+    elif DEFAULT_STOP & bit(signo):
+        flush(kernel, group, bit(SIGCONT))
+
+
+def flush(kernel: Kernel, group: ThreadGroup, signals: int) -> None:
+    """Drop pending signals of a set from the process and all of its threads."""
+    group.pending = [p for p in group.pending if not signals & bit(p.signo)]
+    for tid in group.threads:
+        task = kernel.state.tasks[tid]
+        if task.pending:
+            task.pending = [p for p in task.pending if not signals & bit(p.signo)]
+
+
+def notify(kernel: Kernel, group: ThreadGroup, signo: int, target: Task | None = None) -> None:
+    """Bring a thread that can take this signal to a delivery stop.
+
+    For a process-directed signal the main thread is preferred, then the first that does not block it
+    (Linux complete_signal). When all block it, it waits until one unblocks it.
+    """
+    wanted = bit(signo)
+    if target is not None:
+        candidates = [target]
+    else:
+        tasks = kernel.state.tasks
+        candidates = [tasks[t] for t in group.threads if t in tasks]
+    for task in candidates:
+        if not task.mask & wanted or wanted & UNMASKABLE:
+            if target is None and task.tid == group.tgid and len(candidates) > 1:
+                # A leader may have ended before its threads, of which nobody is told until they end too: the
+                # host, which knows, brings the first living thread instead.
+                kernel.platform.poke_process(group.tgid, signo)
+            else:
+                kernel.platform.poke(task.tid, signo)
+            return
+
+
+def deliverable(group: ThreadGroup, task: Task) -> int:
+    """The set of pending signals that this thread may take now."""
+    found = 0
+    for info in task.pending:
+        found |= bit(info.signo)
+    for info in group.pending:
+        found |= bit(info.signo)
+    return found & (~task.mask | UNMASKABLE)
+
+
+def mask_changed(kernel: Kernel, task: Task, old: int) -> None:
+    """After `task.mask` changed: poke for what is no longer blocked, and hand process-directed signals that
+    this thread now blocks to a thread that does not (Linux retarget_shared_pending)."""
+    group = kernel.group(task)
+    if not task.pending and not group.pending:
+        return
+    ready = deliverable(group, task)
+    if ready:
+        kernel.platform.poke(task.tid, (ready & -ready).bit_length())
+    newly = task.mask & ~old
+    for info in group.pending:
+        if newly & bit(info.signo):
+            notify(kernel, group, info.signo)
+
+
+__all__ = [
+    "DEFAULT_ACTION", "action_of", "deliverable", "flush", "is_ignored", "mask_changed", "notify", "send",
+]  # fmt: skip

@@ -1,0 +1,169 @@
+"""The kernel's state: plain data, and nothing else.
+
+Everything here can be sent through msgspec and back and is then equal (a test does so after every
+workload). So objects refer to each other by id, never by reference, and no handle, closure or coroutine
+is kept: what waits is described by the `CallRecord` of the task that waits.
+"""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+
+class TaskStatus(enum.IntEnum):
+    """Where a task is, as the sentry knows it."""
+
+    RUNNING = 0  # in the guest, or in a call that the host serves
+    BLOCKED = 1  # in a call that the sentry owns, waiting
+    STOPPED = 2  # job-control stop
+    HELD = 3  # a vfork parent until its child execs or exits
+
+
+class SigInfo(msgspec.Struct):
+    """The fields of siginfo_t that the sentry decides (sigaction(2)).
+
+    `fields` holds bytes 16..128 of the structure when a signal came from the host and is passed on whole.
+    """
+
+    signo: int
+    code: int = 0
+    errno: int = 0
+    pid: int = 0
+    uid: int = 0
+    status: int = 0  # SIGCHLD
+    utime: int = 0
+    stime: int = 0
+    value: int = 0  # sigval, as an unsigned 64-bit number
+    timer_id: int = 0
+    overrun: int = 0
+    fields: bytes = b""
+
+
+class SigAction(msgspec.Struct):
+    """One disposition: struct kernel_sigaction of rt_sigaction(2)."""
+
+    handler: int = 0  # 0 SIG_DFL, 1 SIG_IGN, else an address
+    flags: int = 0
+    restorer: int = 0
+    mask: int = 0
+
+
+class CallRecord(msgspec.Struct):
+    """One owned call in flight, and all of its progress.
+
+    A call may be cancelled and issued again by the host at any moment (a freeze, a restarted signal), and a
+    checkpoint unwinds it: it is then entered again *from this record*. So a handler keeps nothing that must
+    survive a block in locals only: an absolute deadline goes to `deadline`, partial results to `scratch`.
+    """
+
+    nr: int
+    args: tuple[int, int, int, int, int, int]
+    ip: int = 0
+    entered: int = 0  # times this record was entered; > 1 after a cancellation
+    deadline: int = -1  # absolute, ns, on the clock that the handler names; -1: none yet
+    scratch: dict[str, int] = {}
+
+
+class Task(msgspec.Struct):
+    """One guest thread. `tid` is its id in the sandbox's pid namespace."""
+
+    tid: int
+    tgid: int
+    status: TaskStatus = TaskStatus.RUNNING
+    mask: int = 0  # blocked signals, bit N-1 for signal N
+    saved_mask: int = -1  # the mask to come back to after ppoll and its like; -1: none
+    pending: list[SigInfo] = []
+    call: CallRecord | None = None
+    name: str = ""
+
+
+class ThreadGroup(msgspec.Struct):
+    """One guest process."""
+
+    tgid: int
+    ppid: int = 0
+    pgid: int = 0
+    sid: int = 0
+    threads: list[int] = []  # tids, in the order of creation
+    children: list[int] = []  # tgids, in the order of creation, zombies too
+    actions: dict[int, SigAction] = {}  # only those that are not SIG_DFL
+    pending: list[SigInfo] = []  # directed at the process
+    exit_signal: int = 17  # SIGCHLD; 0 for none
+    parent_tid: int = 0  # the thread of the parent that made it (for __WNOTHREAD)
+    subreaper: bool = False
+    pdeathsig: int = 0
+    did_exec: bool = False
+    uids: tuple[int, int, int] = (0, 0, 0)  # real, effective, saved
+    # exit and job control
+    exit_status: int = -1  # wait status once all threads are gone; -1 while alive
+    exit_rusage: bytes = b""
+    stop_signal: int = 0  # not 0: stopped by it
+    stop_report: int = 0  # wait status of a stop not yet waited for
+    continue_report: bool = False
+    # timers
+    itimers: dict[int, TimerSetting] = {}
+    posix_timers: dict[int, PosixTimer] = {}
+    next_timer_id: int = 0
+    limits: dict[int, tuple[int, int]] = {}  # only those the sentry owns
+    vdso: int = 0  # address of our image in this address space; 0: none
+    exe: str = ""
+
+
+class TimerSetting(msgspec.Struct):
+    """When a timer expires next and how often: ktime's Setting.
+
+    `next` is absolute on the timer's clock, in ns; -1 when disarmed. `period` 0 is one-shot. `clock_id` is
+    a clock of clock_gettime(2), CPU clocks with their explicit negative ids (see time/timekeeper.py).
+    """
+
+    next: int = -1
+    period: int = 0
+    clock_id: int = 1
+
+
+class PosixTimer(msgspec.Struct):
+    """timer_create(2)."""
+
+    timer_id: int
+    clock_id: int
+    notify: int  # SIGEV_SIGNAL 0, SIGEV_NONE 1, SIGEV_THREAD 2, SIGEV_THREAD_ID 4
+    signo: int = 0
+    value: int = 0
+    tid: int = 0  # target of SIGEV_THREAD_ID
+    cpu_tid: int = 0  # whose CPU clock; 0: not a CPU clock
+    setting: TimerSetting = msgspec.field(default_factory=TimerSetting)
+    overrun: int = 0  # periods passed since the signal that is pending was queued
+    overrun_last: int = 0  # timer_getoverrun(2)
+    queued: bool = False  # its one signal is pending (or held back because it is ignored)
+
+
+class ClockState(msgspec.Struct):
+    """The sandbox's clocks against the host's (see sentry/time/timekeeper.py)."""
+
+    rate_num: int = 1
+    rate_den: int = 1
+    monotonic_base: int = 0  # host MONOTONIC at which the sandbox's was monotonic_start, ns
+    monotonic_start: int = 0
+    boottime_base: int = -1  # host BOOTTIME likewise; -1: the sandbox's BOOTTIME is its MONOTONIC
+    boottime_start: int = 0
+    realtime_delta: int = 0  # at rate 1: sandbox REALTIME = host REALTIME + this, ns
+    realtime_start: int = 0  # at another rate: sandbox REALTIME at monotonic_base; the host's steps do not show
+    boot_realtime: int = 0  # sandbox REALTIME when its MONOTONIC was 0 (btime of proc(5)); 0: not known yet
+    timezone: tuple[int, int] = (0, 0)  # struct timezone of settimeofday(2)
+
+
+class KernelState(msgspec.Struct):
+    """The whole kernel."""
+
+    schema: int = 1
+    tasks: dict[int, Task] = {}
+    groups: dict[int, ThreadGroup] = {}
+    clock: ClockState = msgspec.field(default_factory=ClockState)
+    timers: dict[str, TimerSetting] = {}  # the heap's entries by key (see time/timer_heap.py)
+    counts: dict[int, int] = {}  # owned calls answered, by number
+    exec_count: int = 0
+    checkpoint_count: int = 0
+    cpus: int = 1
+    root_tgid: int = 0

@@ -1,0 +1,155 @@
+"""The end of a thread and of a process: reparenting, the parent's signal, zombies.
+
+The host's own zombie exists already when this runs (the platform reports a death only then), and the host
+has reparented and ended sessions by the same rules: this is the kernel's account of it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trapline.sentry.kernel import signal_send
+from trapline.sentry.kernel.signals import (
+    CLD_CONTINUED,
+    CLD_DUMPED,
+    CLD_EXITED,
+    CLD_KILLED,
+    CLD_STOPPED,
+    SA_NOCLDSTOP,
+    SA_NOCLDWAIT,
+    SIG_IGN,
+    SIGCHLD,
+    SIGCONT,
+)
+from trapline.sentry.kernel.state import SigInfo, ThreadGroup
+
+if TYPE_CHECKING:
+    from trapline.sentry.kernel.kernel import Kernel
+
+INIT = 1
+
+
+def task_died(kernel: Kernel, tid: int, status: int, rusage: bytes = b"") -> None:
+    """A thread is dead. `status` is its wait status; the leader's, which comes last, is the process's."""
+    task = kernel.state.tasks.get(tid)
+    if task is None:
+        return
+    group = kernel.group(task)
+    kernel.forget_task(tid)
+    if tid in group.threads:
+        group.threads.remove(tid)
+    _pdeath_signals(kernel, group.tgid, tid)
+    if tid == group.tgid:
+        for other in list(group.threads):
+            # Killed together; their own reports may still come.
+            kernel.forget_task(other)
+        group.threads = []
+        _process_died(kernel, group, status, rusage)
+
+
+def _pdeath_signals(kernel: Kernel, tgid: int, tid: int) -> None:
+    """PR_SET_PDEATHSIG: sent when the *thread* that made the child ends (prctl(2))."""
+    parent = kernel.state.groups[tgid]
+    for child in list(parent.children):
+        group = kernel.state.groups.get(child)
+        if group is not None and group.pdeathsig and group.parent_tid == tid and group.exit_status < 0:
+            signal_send.send(kernel, group, SigInfo(signo=group.pdeathsig, code=0, pid=tgid))
+
+
+def _process_died(kernel: Kernel, group: ThreadGroup, status: int, rusage: bytes) -> None:
+    state = kernel.state
+    group.exit_status = status
+    group.exit_rusage = rusage
+    group.pending = []
+    kernel.time_on_group_exit(group)
+    _reparent_children(kernel, group)
+    parent = state.groups.get(group.ppid)
+    if group.tgid == state.root_tgid:
+        kernel.on_root_exit(status)
+    if parent is None or parent.exit_status >= 0:
+        release(kernel, group)
+        return
+    _tell_parent(kernel, parent, group)
+
+
+def _reparent_children(kernel: Kernel, group: ThreadGroup) -> None:
+    """Children go to the nearest living subreaper, else to the sandbox's init (prctl(2))."""
+    if not group.children:
+        return
+    state = kernel.state
+    reaper = state.groups.get(group.ppid)
+    while reaper is not None and not (reaper.subreaper and reaper.threads):
+        reaper = state.groups.get(reaper.ppid)
+    for child_id in group.children:
+        child = state.groups.get(child_id)
+        if child is None:
+            continue
+        child.ppid = reaper.tgid if reaper is not None else INIT
+        child.parent_tid = reaper.threads[0] if reaper is not None else INIT
+        child.exit_signal = SIGCHLD
+        if reaper is not None:
+            reaper.children.append(child_id)
+        if child.exit_status >= 0:
+            if reaper is None:
+                release(kernel, child)
+            else:
+                _tell_parent(kernel, reaper, child)
+    group.children = []
+
+
+def _tell_parent(kernel: Kernel, parent: ThreadGroup, child: ThreadGroup) -> None:
+    """SIGCHLD, or at once away with it where the parent ignores its children (sigaction(2), SA_NOCLDWAIT)."""
+    action = signal_send.action_of(parent, SIGCHLD)
+    autoreap = False
+    if child.exit_signal == SIGCHLD:
+        autoreap = action.handler == SIG_IGN or bool(action.flags & SA_NOCLDWAIT)
+    if child.exit_signal and not (autoreap and action.handler == SIG_IGN):
+        status = child.exit_status
+        signo = status & 0x7F
+        code = CLD_EXITED if not signo else CLD_DUMPED if status & 0x80 else CLD_KILLED
+        value = (status >> 8) & 0xFF if not signo else signo
+        utime, stime = _rusage_ticks(child.exit_rusage)
+        info = SigInfo(
+            signo=child.exit_signal,
+            code=code,
+            pid=child.tgid,
+            uid=child.uids[0],
+            status=value,
+            utime=utime,
+            stime=stime,
+        )
+        if parent.threads:
+            signal_send.send(kernel, parent, info)
+    if autoreap:
+        release(kernel, child)
+    kernel.wake_waiters(parent.tgid)
+
+
+def _rusage_ticks(rusage: bytes) -> tuple[int, int]:
+    """User and system time in clock ticks of 10 ms from a struct rusage."""
+    if len(rusage) < 32:
+        return 0, 0
+    words = [int.from_bytes(rusage[i : i + 8], "little") for i in (0, 8, 16, 24)]
+    return words[0] * 100 + words[1] // 10000, words[2] * 100 + words[3] // 10000
+
+
+def notify_parent_of_change(kernel: Kernel, group: ThreadGroup, continued: bool) -> None:
+    """A child stopped or went on: SIGCHLD unless SA_NOCLDSTOP, and the waiters look again."""
+    parent = kernel.state.groups.get(group.ppid)
+    if parent is None or not parent.threads:
+        return
+    if not signal_send.action_of(parent, SIGCHLD).flags & SA_NOCLDSTOP:
+        code, value = (CLD_CONTINUED, SIGCONT) if continued else (CLD_STOPPED, group.stop_signal)
+        signal_send.send(
+            kernel, parent, SigInfo(signo=SIGCHLD, code=code, pid=group.tgid, uid=group.uids[0], status=value)
+        )
+    kernel.wake_waiters(parent.tgid)
+
+
+def release(kernel: Kernel, group: ThreadGroup) -> None:
+    """The zombie is gone: nobody will ask for it any more."""
+    kernel.state.groups.pop(group.tgid, None)
+    kernel.waiters.pop(group.tgid, None)
+    parent = kernel.state.groups.get(group.ppid)
+    if parent is not None and group.tgid in parent.children:
+        parent.children.remove(group.tgid)

@@ -1,0 +1,47 @@
+"""The sentry's log: one line a message, as text or JSON, to a file or to standard error.
+
+Without --log only what a user must know (a bug of ours, a call that does not exist) goes to standard error.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TextIO
+
+
+class Log:
+    """See the module."""
+
+    def __init__(self, path: str | None, form: str = "text", debug: bool = False) -> None:
+        self._file: TextIO | None = open(path, "a", encoding="utf-8", buffering=1) if path else None  # noqa: SIM115
+        self._json = form == "json"
+        self._debug = debug
+
+    def info(self, text: str) -> None:
+        """Only in a log file, or with --debug."""
+        self._write("info", text, quiet=not self._debug)
+
+    def warning(self, text: str) -> None:
+        """Something that a user should know."""
+        self._write("warning", text, quiet=not self._debug and self._file is None)
+
+    def _write(self, level: str, text: str, quiet: bool) -> None:
+        if self._file is None:
+            if not quiet:
+                print(f"trapline: {text}", file=sys.stderr)
+            return
+        now = time.time()
+        if self._json:
+            import json
+
+            self._file.write(json.dumps({"time": now, "level": level, "message": text}) + "\n")
+        else:
+            stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(now)) + f".{int(now % 1 * 1000):03d}"
+            self._file.write(f"{stamp} {level} {text}\n")
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None

@@ -1,0 +1,114 @@
+"""What the kernel asks of the outside: guest memory and a platform.
+
+Declared here, implemented in `platform/` for real guests and in `tests/unit/fake_platform.py` for unit
+tests. Tasks are named by their tid in the sandbox (`Task.tid`); the platform alone knows host ids.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from trapline.sentry.kernel.block import Execute
+
+
+class Gone(Exception):
+    """The task died while it was asked for something. Never an error: its death is reported separately."""
+
+
+class Memory(Protocol):
+    """Guest memory of one task, with the guest's own page protections (process_vm_readv(2))."""
+
+    def read(self, address: int, size: int) -> bytes:
+        """Exactly `size` bytes. OSError(EFAULT) when any is not readable; Gone."""
+
+    def write(self, address: int, data: bytes) -> None:
+        """All of `data`. OSError(EFAULT) when any byte is not writable; Gone."""
+
+    def read_string(self, address: int, limit: int = 4096) -> bytes:
+        """Up to a NUL byte, which is left out. OSError(EFAULT), OSError(ENAMETOOLONG); Gone."""
+
+
+class Platform(Protocol):
+    """The mechanics that only the host can do. Every method may raise Gone."""
+
+    def memory(self, tid: int) -> Memory: ...
+
+    # -- the call in flight
+    def complete(self, tid: int, result: int) -> bool:
+        """A blocked call has its result (-errno for an error). True when the guest has it now; False when it
+        will be written at the task's next stop, or given when the call is issued again."""
+
+    def execute(self, tid: int, request: Execute) -> None:
+        """A blocked call goes on by the host's executing it; the result comes by Dispatcher.executed."""
+
+    def stack_pointer(self, tid: int) -> int:
+        """rsp of a task that stands at a stop."""
+
+    # -- signals
+    def poke(self, tid: int, signo: int) -> None:
+        """Bring a thread to a delivery stop soon, by a host signal of this number that carries a cookie.
+
+        The host's mask must let it through (the kernel knows the mask): it is one reason to stop, not the
+        signal: what is delivered there is what the kernel says then.
+        """
+
+    def poke_process(self, tgid: int, signo: int) -> None:
+        """The same for whichever living thread of a process the host finds first, the leader preferred."""
+
+    def kill_group(self, tgid: int) -> None:
+        """SIGKILL to a whole thread group, at once."""
+
+    def continue_group(self, tgid: int) -> None:
+        """SIGCONT on the host: ends the host's group stop. Its delivery stop is a poke."""
+
+    # -- clocks and timers, in host ns
+    def host_monotonic(self) -> int: ...
+    def host_realtime(self) -> int: ...
+    def host_clock(self, clock_id: int) -> int:
+        """Any clock of the host's by its id (clock_gettime(2)), ns."""
+
+    def host_clock_resolution(self, clock_id: int) -> int: ...
+    def set_alarm(self, clock_id: int, when: int) -> None:
+        """Arm the one host timer of CLOCK_MONOTONIC (1) or CLOCK_REALTIME (0), absolute host ns; -1 disarms.
+
+        When it expires the sentry calls `Kernel.timers_expired()`.
+        """
+
+    def thread_cpu_ns(self, tid: int) -> int:
+        """User and system time of one thread, ns."""
+
+    def group_cpu_ns(self, tgid: int) -> int:
+        """User and system time of a process, threads that have ended included, ns."""
+
+    def group_user_ns(self, tgid: int) -> int:
+        """User time of a process, ns (granularity of the host's utime)."""
+
+    def thread_user_ns(self, tid: int) -> int: ...
+
+    def set_cpu_alarm(self, key: str, tid: int, whole_group: bool, after: int) -> None:
+        """Call `Kernel.cpu_alarm(key)` once this task (or its group) has used `after` ns more CPU; -1 cancels.
+
+        Costs nothing while the task does not run.
+        """
+
+    def has_ended(self, tid: int) -> bool:
+        """Whether a thread is a zombie: a leader that waits for its threads to end."""
+
+    # -- descriptors
+    def descriptor(self, tid: int, fd: int) -> int:
+        """A duplicate, in the sentry, of a guest's descriptor (pidfd_getfd(2)). OSError(EBADF). Close it."""
+
+    def descriptor_info(self, tid: int, fd: int) -> str:
+        """/proc/PID/fdinfo/FD. OSError(EBADF)."""
+
+    def timerfd_settime(self, fd: int, flags: int, value: int, interval: int) -> None:
+        """timerfd_settime(2) on a duplicate that `descriptor` gave, host ns. OSError."""
+
+    def timerfd_gettime(self, fd: int) -> tuple[int, int]:
+        """timerfd_gettime(2): (remaining, interval), host ns. OSError."""
+
+    # -- ids
+    def credentials(self, tid: int) -> tuple[tuple[int, int, int], int]:
+        """((real, effective, saved) uid, effective capability set) of a task, as the sandbox sees them."""
+

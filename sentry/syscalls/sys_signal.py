@@ -1,0 +1,263 @@
+"""Sending signals and setting what happens to them: kill(2) and its family, sigaction(2), sigprocmask(2)."""
+
+from __future__ import annotations
+
+import errno
+import struct
+
+from trapline.sentry.kernel import signal_send
+from trapline.sentry.kernel.block import Reply
+from trapline.sentry.kernel.kernel import Kernel
+from trapline.sentry.kernel.signals import (
+    DEFAULT_IGNORE,
+    SI_TKILL,
+    SI_USER,
+    SIG_DFL,
+    SIG_IGN,
+    SIGCONT,
+    SIGKILL,
+    SIGRTMAX,
+    SIGSTOP,
+    UNMASKABLE,
+    bit,
+    unpack_siginfo,
+)
+from trapline.sentry.kernel.state import SigAction, SigInfo, Task, ThreadGroup
+from trapline.sentry.syscalls.registry import handler
+
+CAP_KILL = 5
+SIG_BLOCK, SIG_UNBLOCK, SIG_SETMASK = 0, 1, 2
+INIT = 1
+
+
+def _may_signal(kernel: Kernel, task: Task, target: ThreadGroup, signo: int) -> bool:
+    """kill(2): CAP_KILL, or one of the real or effective uid of the sender equals the real or saved of the
+    target; SIGCONT also within a session."""
+    if target.tgid == task.tgid:
+        return True
+    (real, effective, _), capabilities = kernel.platform.credentials(task.tid)
+    if capabilities >> CAP_KILL & 1:
+        return True
+    (target_real, _, target_saved), _ = kernel.platform.credentials(target.tgid)
+    if effective in (target_real, target_saved) or real in (target_real, target_saved):
+        return True
+    return signo == SIGCONT and kernel.group(task).sid == target.sid
+
+
+def _check_number(signo: int) -> None:
+    if not 0 <= signo <= SIGRTMAX:
+        raise OSError(errno.EINVAL, "signal number")
+
+
+def _from_user(kernel: Kernel, task: Task, signo: int, code: int) -> SigInfo:
+    return SigInfo(signo=signo, code=code, pid=task.tgid, uid=kernel.platform.credentials(task.tid)[0][0])
+
+
+@handler("kill")
+def kill(kernel: Kernel, task: Task, pid: int, signo: int) -> int:
+    """kill(2). EINVAL, ESRCH, EPERM (only when no target at all could be signalled)."""
+    _check_number(signo)
+    groups = kernel.state.groups
+    if pid > 0:
+        if pid == INIT:
+            return 0  # the sandbox's init takes no signal for which it has no handler (pid_namespaces(7))
+        target = groups.get(pid)
+        if target is None:
+            other = kernel.state.tasks.get(pid)  # Linux takes a thread's id for its process
+            target = groups.get(other.tgid) if other else None
+        if target is None:
+            raise OSError(errno.ESRCH, "no such process")
+        targets = [target]
+    elif pid == -1:
+        targets = [g for g in groups.values() if g.tgid != task.tgid]
+    else:
+        pgid = -pid if pid else kernel.group(task).pgid
+        targets = [g for g in groups.values() if g.pgid == pgid]
+    if not targets:
+        raise OSError(errno.ESRCH, "no such process")
+    allowed = [g for g in targets if _may_signal(kernel, task, g, signo)]
+    if not allowed:
+        raise OSError(errno.EPERM, "not permitted")
+    if signo == 0:
+        return 0
+    info = _from_user(kernel, task, signo, SI_USER)
+    for target in allowed:
+        # A zombie exists for kill(2), but nothing can happen to it.
+        if target.exit_status < 0:
+            signal_send.send(kernel, target, info)
+    return 0
+
+
+def _thread(kernel: Kernel, tgid: int, tid: int) -> tuple[Task, ThreadGroup]:
+    target = kernel.state.tasks.get(tid)
+    if target is None or (tgid > 0 and target.tgid != tgid):
+        raise OSError(errno.ESRCH, "no such thread")
+    return target, kernel.group(target)
+
+
+def _send_to_thread(kernel: Kernel, task: Task, tgid: int, tid: int, signo: int, info: SigInfo | None) -> int:
+    _check_number(signo)
+    target, group = _thread(kernel, tgid, tid)
+    if not _may_signal(kernel, task, group, signo):
+        raise OSError(errno.EPERM, "not permitted")
+    if signo:
+        info = info or _from_user(kernel, task, signo, SI_TKILL)
+        signal_send.send(kernel, group, info, target.tid)
+    return 0
+
+
+@handler("tgkill")
+def tgkill(kernel: Kernel, task: Task, tgid: int, tid: int, signo: int) -> int:
+    """tgkill(2)."""
+    if tgid <= 0 or tid <= 0:
+        raise OSError(errno.EINVAL, "id")
+    return _send_to_thread(kernel, task, tgid, tid, signo, None)
+
+
+@handler("tkill")
+def tkill(kernel: Kernel, task: Task, tid: int, signo: int) -> int:
+    """tkill(2)."""
+    if tid <= 0:
+        raise OSError(errno.EINVAL, "id")
+    return _send_to_thread(kernel, task, 0, tid, signo, None)
+
+
+def _queued_info(kernel: Kernel, task: Task, tgid: int, signo: int, address: int) -> SigInfo:
+    info = unpack_siginfo(kernel.memory(task).read(address, 128))
+    info.signo = signo
+    # Only to oneself may a signal pretend to come from the kernel or from kill (rt_sigqueueinfo(2)).
+    if (info.code >= 0 or info.code == SI_TKILL) and tgid != task.tgid:
+        raise OSError(errno.EPERM, "si_code")
+    return info
+
+
+@handler("rt_sigqueueinfo")
+def rt_sigqueueinfo(kernel: Kernel, task: Task, tgid: int, signo: int, address: int) -> int:
+    """rt_sigqueueinfo(2)."""
+    info = _queued_info(kernel, task, tgid, signo, address)
+    _check_number(signo)
+    target = kernel.state.groups.get(tgid)
+    if target is None:
+        raise OSError(errno.ESRCH, "no such process")
+    if not _may_signal(kernel, task, target, signo):
+        raise OSError(errno.EPERM, "not permitted")
+    if signo and target.exit_status < 0:
+        signal_send.send(kernel, target, info)
+    return 0
+
+
+@handler("rt_tgsigqueueinfo")
+def rt_tgsigqueueinfo(kernel: Kernel, task: Task, tgid: int, tid: int, signo: int, address: int) -> int:
+    """rt_tgsigqueueinfo(2)."""
+    if tgid <= 0 or tid <= 0:
+        raise OSError(errno.EINVAL, "id")
+    info = _queued_info(kernel, task, tgid, signo, address)
+    return _send_to_thread(kernel, task, tgid, tid, signo, info)
+
+
+@handler("pidfd_send_signal")
+def pidfd_send_signal(kernel: Kernel, task: Task, fd: int, signo: int, address: int, flags: int) -> int:
+    """pidfd_send_signal(2); flags must be 0."""
+    if flags:
+        raise OSError(errno.EINVAL, "flags")
+    tgid = pid_of_pidfd(kernel, task, fd)
+    _check_number(signo)
+    target = kernel.state.groups.get(tgid)
+    if target is None or target.exit_status >= 0:
+        raise OSError(errno.ESRCH, "no such process")
+    if address:
+        info = _queued_info(kernel, task, tgid, signo, address)
+    else:
+        info = _from_user(kernel, task, signo, SI_USER)
+    if not _may_signal(kernel, task, target, signo):
+        raise OSError(errno.EPERM, "not permitted")
+    if signo:
+        signal_send.send(kernel, target, info)
+    return 0
+
+
+def pid_of_pidfd(kernel: Kernel, task: Task, fd: int) -> int:
+    """The process that a pidfd names, as the sandbox numbers it. EBADF."""
+    for line in kernel.platform.descriptor_info(task.tid, fd).splitlines():
+        if line.startswith("NSpid:"):
+            ids = line.split()[1:]
+            if ids and int(ids[-1]) > 0:
+                return int(ids[-1])
+            raise OSError(errno.ESRCH, "the process is gone")
+    raise OSError(errno.EBADF, "not a pidfd")
+
+
+@handler("rt_sigaction")
+def rt_sigaction(kernel: Kernel, task: Task, signo: int, new: int, old: int, size: int) -> int | Reply:
+    """rt_sigaction(2): recorded here, then executed by the host, which keeps the mirror and writes `old`."""
+    if size != 8 or not 1 <= signo <= SIGRTMAX:
+        raise OSError(errno.EINVAL, "signal")
+    if new:
+        entry, flags, restorer, mask = struct.unpack("<QQQQ", kernel.memory(task).read(new, 32))
+        if signo in (SIGKILL, SIGSTOP):
+            raise OSError(errno.EINVAL, "cannot be caught")
+        group = kernel.group(task)
+        if entry == SIG_DFL and not flags and not mask:
+            group.actions.pop(signo, None)
+        else:
+            group.actions[signo] = SigAction(entry, flags, restorer, mask)
+        ignored = entry == SIG_IGN or (entry == SIG_DFL and DEFAULT_IGNORE & bit(signo))
+        if ignored:
+            signal_send.flush(kernel, group, bit(signo))
+    return Reply.HOST
+
+
+@handler("rt_sigprocmask")
+def rt_sigprocmask(kernel: Kernel, task: Task, how: int, new: int, old: int, size: int) -> int | Reply:
+    """rt_sigprocmask(2): recorded, then executed by the host.
+
+    The poke for what is unblocked is queued *before* the host changes its mask, so the signal is delivered
+    before the call returns, as POSIX asks.
+    """
+    if size != 8:
+        raise OSError(errno.EINVAL, "sigsetsize")
+    if new:
+        (wanted,) = struct.unpack("<Q", kernel.memory(task).read(new, 8))
+        before = task.mask
+        if how == SIG_BLOCK:
+            task.mask |= wanted & ~UNMASKABLE
+        elif how == SIG_UNBLOCK:
+            task.mask &= ~wanted
+        elif how == SIG_SETMASK:
+            task.mask = wanted & ~UNMASKABLE
+        else:
+            raise OSError(errno.EINVAL, "how")
+        if task.mask != before:
+            signal_send.mask_changed(kernel, task, before)
+    return Reply.HOST
+
+
+@handler("rt_sigpending")
+def rt_sigpending(kernel: Kernel, task: Task, address: int, size: int) -> int:
+    """rt_sigpending(2): pending and blocked."""
+    if size > 8:
+        raise OSError(errno.EINVAL, "sigsetsize")
+    found = 0
+    for info in task.pending + kernel.group(task).pending:
+        found |= bit(info.signo)
+    kernel.memory(task).write(address, struct.pack("<Q", found & task.mask)[:size])
+    return 0
+
+
+@handler("rt_sigreturn")
+def rt_sigreturn(kernel: Kernel, task: Task) -> Reply:
+    """rt_sigreturn(2): the host restores the frame; the sentry reads the mask that it holds.
+
+    At the call rsp points at the frame's ucontext (the return address is popped already); uc_sigmask lies
+    296 bytes into it (arch/x86/include/uapi/asm/ucontext.h).
+    """
+    context = kernel.platform.stack_pointer(task.tid)
+    try:
+        (mask,) = struct.unpack("<Q", kernel.memory(task).read(context + 296, 8))
+    except OSError:
+        return Reply.HOST  # a bad frame: the host sends SIGSEGV
+    before = task.mask
+    task.mask = mask & ~UNMASKABLE
+    if task.mask != before:
+        signal_send.mask_changed(kernel, task, before)
+    return Reply.HOST

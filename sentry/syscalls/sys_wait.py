@@ -1,0 +1,157 @@
+"""wait4(2) and waitid(2).
+
+The sentry decides which child, and answers stops and continues itself. A zombie is reaped by the host, with
+exactly that child and WNOHANG, so that status and rusage are the host's own.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+
+from trapline.sentry.kernel import task_exit
+from trapline.sentry.kernel.block import Interrupted, Outcome, Restart
+from trapline.sentry.kernel.kernel import Kernel
+from trapline.sentry.kernel.signals import CLD_CONTINUED, CLD_STOPPED, SIGCHLD, SIGCONT, pack_siginfo
+from trapline.sentry.kernel.state import SigInfo, Task
+from trapline.sentry.kernel.task_wait import (
+    P_ALL,
+    P_PGID,
+    P_PID,
+    P_PIDFD,
+    WALL,
+    WCLONE,
+    WCONTINUED,
+    WEXITED,
+    WNOHANG,
+    WNOTHREAD,
+    WNOWAIT,
+    WSTOPPED,
+    Event,
+    Selection,
+    find_event,
+)
+from trapline.sentry.syscalls.registry import handler
+from trapline.sentry.syscalls.sys_signal import pid_of_pidfd
+
+INT_MIN = -(1 << 31)
+
+
+async def _next_event(kernel: Kernel, task: Task, selection: Selection) -> Event | None:
+    """Wait for an event; None with WNOHANG. OSError(ECHILD); Interrupted."""
+    group = kernel.group(task)
+    while True:
+        event, any_child = find_event(kernel, group, selection)
+        if event is not None:
+            return event
+        if not any_child:
+            raise OSError(errno.ECHILD, "no child")
+        if selection.options & WNOHANG:
+            return None
+        waiters = kernel.waiters.setdefault(group.tgid, [])
+        waiters.append(task.tid)
+        try:
+            outcome = await kernel.block(task, queue="wait")
+        finally:
+            waiters.remove(task.tid)
+            if not waiters:
+                kernel.waiters.pop(group.tgid, None)
+        if outcome is Outcome.INTERRUPTED:
+            raise Interrupted(Restart.SYS)
+
+
+def _consume(event: Event, options: int) -> None:
+    if not options & WNOWAIT:
+        if event.kind == "stopped":
+            event.child.stop_report = 0
+        else:
+            event.child.continue_report = False
+
+
+@handler("wait4")
+async def wait4(kernel: Kernel, task: Task, pid: int, status: int, options: int, rusage: int) -> int:
+    """wait4(2). EINVAL for an unknown option, ESRCH for INT_MIN, ECHILD, EFAULT."""
+    options &= 0xFFFFFFFF
+    if options & ~(WNOHANG | WSTOPPED | WCONTINUED | WNOTHREAD | WCLONE | WALL):
+        raise OSError(errno.EINVAL, "options")
+    if pid == INT_MIN:
+        raise OSError(errno.ESRCH, "pid")
+    if pid > 0:
+        kind, ident = P_PID, pid
+    elif pid == -1:
+        kind, ident = P_ALL, 0
+    else:
+        kind, ident = P_PGID, -pid or kernel.group(task).pgid
+    selection = Selection(kind, ident, options | WEXITED, task.tid)
+    while True:
+        event = await _next_event(kernel, task, selection)
+        if event is None:
+            return 0
+        child = event.child
+        if event.kind == "exited":
+            task_exit.release(kernel, child)
+            keep = options & (WNOTHREAD | WCLONE | WALL)
+            result = await kernel.execute((child.tgid, status, keep | WNOHANG, rusage))
+            if result in (0, -errno.ECHILD):
+                continue  # the host has none: it was reaped on its way (SIGCHLD set to ignored just now)
+            return result
+        _consume(event, options)
+        memory = kernel.memory(task)
+        if status:
+            value = child.stop_signal << 8 | 0x7F if event.kind == "stopped" else 0xFFFF
+            memory.write(status, struct.pack("<i", value))
+        if rusage:
+            memory.write(rusage, bytes(144))
+        return child.tgid
+
+
+@handler("waitid")
+async def waitid(
+    kernel: Kernel, task: Task, idtype: int, ident: int, info: int, options: int, rusage: int
+) -> int:
+    """waitid(2). EINVAL, ECHILD, EBADF (P_PIDFD), EFAULT."""
+    options &= 0xFFFFFFFF
+    known = WNOHANG | WNOWAIT | WEXITED | WSTOPPED | WCONTINUED | WNOTHREAD | WCLONE | WALL
+    if options & ~known or not options & (WEXITED | WSTOPPED | WCONTINUED):
+        raise OSError(errno.EINVAL, "options")
+    if idtype == P_PIDFD:
+        if ident < 0:
+            raise OSError(errno.EINVAL, "pidfd")
+        idtype, ident = P_PID, pid_of_pidfd(kernel, task, ident)
+    elif idtype == P_PGID:
+        if ident < 0:
+            raise OSError(errno.EINVAL, "id")
+        ident = ident or kernel.group(task).pgid
+    elif idtype == P_PID:
+        if ident <= 0:
+            raise OSError(errno.EINVAL, "id")
+    elif idtype != P_ALL:
+        raise OSError(errno.EINVAL, "idtype")
+    selection = Selection(idtype, ident, options, task.tid)
+    while True:
+        event = await _next_event(kernel, task, selection)
+        if event is None:
+            if info:
+                kernel.memory(task).write(info, bytes(28))
+            return 0
+        child = event.child
+        if event.kind == "exited":
+            if not options & WNOWAIT:
+                task_exit.release(kernel, child)
+            keep = options & (WNOTHREAD | WCLONE | WALL | WNOWAIT)
+            result = await kernel.execute((P_PID, child.tgid, info, keep | WEXITED | WNOHANG, rusage))
+            if result == -errno.ECHILD:
+                continue
+            return result
+        _consume(event, options)
+        if info:
+            stopped = event.kind == "stopped"
+            packed = SigInfo(
+                signo=SIGCHLD,
+                code=CLD_STOPPED if stopped else CLD_CONTINUED,
+                pid=child.tgid,
+                uid=child.uids[0],
+                status=child.stop_signal if stopped else SIGCONT,
+            )
+            kernel.memory(task).write(info, pack_siginfo(packed)[:28])
+        return 0
