@@ -1,0 +1,206 @@
+"""The part of a platform that both kinds share: tracees, their stops, and the order in which they are served.
+
+Order of stops (stated here, relied on everywhere): a new task runs only after its creator's event was seen
+and the kernel knows it; a parent sees a child's death only after `wait4` here took it, since the host hides
+a traced zombie from its real parent until then; a call's result is written, or its notification answered,
+before the task is resumed.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from trapline.platform import ptrace_calls as pt
+from trapline.platform import pokes, stop_calls, stop_signals, stop_tasks
+from trapline.platform.host_services import HostServices
+from trapline.platform.tracee import Tracee
+from trapline.sentry.kernel.block import Execute
+from trapline.sentry.protocol import Gone, Memory
+
+if TYPE_CHECKING:
+    from trapline.platform.vdso_setup import VdsoSetup
+    from trapline.sentry.kernel.kernel import Kernel
+    from trapline.sentry.syscalls.dispatch import Dispatcher
+
+_STOP_SIGNALS = frozenset({signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU})
+_SIGTRAP = 5
+
+
+class Engine(HostServices):
+    """Implements `Platform` for calls that arrive by ptrace stops. `seccomp.py` adds notifications."""
+
+    kernel: Kernel
+    dispatcher: Dispatcher
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tracees: dict[int, Tracee] = {}
+        self.by_tid: dict[int, Tracee] = {}
+        self.early: set[int] = set()
+        self.stillborn: set[int] = set()
+        #: Deaths that were met while something else was waited for.
+        self.deferred: list[tuple[int, int, bytes]] = []
+        self.regs = pt.RegisterFile()
+        self.vdso: VdsoSetup | None = None
+        self.stops = 0
+        self.tasks_peak = 0
+        self.log: Callable[[str], None] = lambda text: None
+
+    # -- tracees
+    def add(self, t: Tracee) -> None:
+        """Take a new tracee into the tables."""
+        self.tracees[t.host] = t
+        self.by_tid[t.tid] = t
+        self.tasks_peak = max(self.tasks_peak, len(self.tracees))
+
+    def find(self, tid: int) -> Tracee:
+        """A tracee by its id in the sandbox. Gone."""
+        t = self.by_tid.get(tid)
+        if t is None:
+            raise Gone(tid)
+        return t
+
+    def ended(self, t: Tracee, status: int) -> None:
+        """A tracee is dead; before the kernel hears of it."""
+
+    def resume(self, t: Tracee, signo: int = 0) -> None:
+        """Let a stopped task go on."""
+        if t.trap_all or t.execute is not None:
+            pt.cont_to_exit(t.host, signo)
+        else:
+            pt.cont(t.host, signo)
+
+    # -- stops
+    def serve_stops(self, limit: int) -> int:
+        """Serve the stops and deaths that are waiting, `limit` at most; how many there were."""
+        served = 0
+        while served < limit:
+            if self.deferred:
+                host, status, rusage = self.deferred.pop(0)
+                stop_tasks.died(self, host, status, rusage)
+                continue
+            host, status = pt.wait_any()
+            if host <= 0:
+                break
+            served += 1
+            self.stops += 1
+            self.serve_stop(host, status)
+        return served
+
+    def serve_stop(self, host: int, status: int) -> None:
+        """Serve one wait status."""
+        try:
+            if status & 0xFF != 0x7F:
+                rusage = pt.last_rusage()
+                if host in self.tracees or host in self.early or host in self.stillborn:
+                    stop_tasks.died(self, host, status, rusage)
+                else:
+                    self.child_ended(host, status)
+                return
+            t = self.tracees.get(host)
+            if t is None:
+                if host in self.stillborn:
+                    self.stillborn.discard(host)
+                    pt.cont(host)
+                else:
+                    stop_tasks.new_stop(self, host)
+                return
+            self._stopped(t, status >> 8 & 0xFF, status >> 16)
+        except Gone:
+            return  # killed while it was stopped; its death is reported by itself
+
+    def _stopped(self, t: Tracee, signo: int, event: int) -> None:
+        if event == pt.EVENT_SECCOMP:
+            stop_calls.entry(self, t)
+        elif event == 0:
+            if signo == _SIGTRAP | 0x80:
+                stop_calls.exit_stop(self, t)
+            else:
+                stop_signals.delivery_stop(self, t, signo)
+        elif event == pt.EVENT_STOP:
+            if t.early or t.saved is not None and t.execute is None:
+                stop_tasks.first_stop(self, t)
+            elif signo in _STOP_SIGNALS:
+                stop_signals.group_stop(self, t, signo)
+            else:
+                stop_signals.event_stop(self, t)
+        elif event in (pt.EVENT_FORK, pt.EVENT_VFORK, pt.EVENT_CLONE):
+            stop_tasks.clone_event(self, t, event)
+        elif event == pt.EVENT_EXEC:
+            stop_tasks.exec_event(self, t)
+        else:
+            self.resume(t)
+
+    def child_ended(self, host: int, status: int) -> None:
+        """A child of the sentry's own that is no guest ended (the sandbox's init)."""
+
+    def install_vdso(self, t: Tracee) -> None:
+        """Map our vDSO into a task that has just executed a program."""
+        if self.vdso is None:
+            return
+        assert t.task is not None
+        group = self.kernel.group(t.task)
+        group.vdso = 0
+        try:
+            group.vdso = self.vdso.install(self, t)
+        except OSError as error:
+            self.log(f"no vDSO for task {t.tid}: {error}")
+
+    def has_held_back(self) -> bool:
+        """Whether calls wait that were received already."""
+        return False
+
+    def serve_notification(self) -> None:
+        """Serve one; only where calls come by notification."""
+
+    # -- Platform: the call in flight
+    def memory(self, tid: int) -> Memory:
+        return self.find(tid).memory
+
+    def complete(self, tid: int, result: int) -> bool:
+        t = self.find(tid)
+        if t.parked and not t.listening:
+            pt.call(pt.PTRACE_INTERRUPT, t.host)
+        return False
+
+    def execute(self, tid: int, request: Execute) -> None:
+        t = self.find(tid)
+        t.reissue = request
+        if not t.listening:
+            pt.call(pt.PTRACE_INTERRUPT, t.host)
+
+    def stack_pointer(self, tid: int) -> int:
+        return int(self.regs.load(self.find(tid).host).rsp)
+
+    # -- Platform: signals
+    def poke(self, tid: int, signo: int) -> None:
+        t = self.by_tid.get(tid)
+        if t is not None:
+            pokes.poke_thread(t.host_group, t.host, signo)
+
+    def poke_process(self, tgid: int, signo: int) -> None:
+        t = self.by_tid.get(tgid)
+        if t is not None:
+            pokes.poke_group(t.host_group, signo)
+
+    def kill_group(self, tgid: int) -> None:
+        t = self.by_tid.get(tgid)
+        if t is None:
+            group = self.kernel.state.groups.get(tgid)
+            t = next((self.by_tid[i] for i in group.threads if i in self.by_tid), None) if group else None
+        if t is not None:
+            try:
+                os.kill(t.host_group, signal.SIGKILL)
+            except ProcessLookupError:
+                return
+
+    def continue_group(self, tgid: int) -> None:
+        group = self.kernel.state.groups.get(tgid)
+        for tid in group.threads if group else ():
+            t = self.by_tid.get(tid)
+            if t is not None:
+                pokes.poke_group(t.host_group, signal.SIGCONT)
+                return

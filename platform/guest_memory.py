@@ -1,0 +1,92 @@
+"""Guest memory by process_vm_readv(2) and process_vm_writev(2) only.
+
+They honour the guest's page protections: /proc/PID/mem writes through read-only pages, so a guest's bad
+pointer would be written to instead of giving EFAULT.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+
+from trapline.sentry.protocol import Gone
+
+PAGE = 4096
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class _Vector(ctypes.Structure):
+    _fields_ = [("base", ctypes.c_uint64), ("size", ctypes.c_uint64)]
+
+
+_arguments = [
+    ctypes.c_int, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_ulong,
+]  # fmt: skip
+_readv, _writev = _libc.process_vm_readv, _libc.process_vm_writev
+for _function in (_readv, _writev):
+    _function.argtypes = _arguments
+    _function.restype = ctypes.c_ssize_t
+
+# One thread runs the kernel, so one pair of vectors and one buffer serve all.
+_local, _remote = _Vector(), _Vector()
+_local_at, _remote_at = ctypes.addressof(_local), ctypes.addressof(_remote)
+_buffer = ctypes.create_string_buffer(PAGE)
+_buffer_at = ctypes.addressof(_buffer)
+_string_at = ctypes.string_at
+LIMIT = (1 << 47) - PAGE
+
+
+class GuestMemory:
+    """The memory of one host task."""
+
+    __slots__ = ("host",)
+
+    def __init__(self, host: int) -> None:
+        self.host = host
+
+    def read(self, address: int, size: int) -> bytes:
+        """Exactly `size` bytes. OSError(EFAULT); Gone."""
+        if size <= 0:
+            return b""
+        if size <= PAGE:
+            at, keep = _buffer_at, None
+        else:
+            keep = ctypes.create_string_buffer(size)
+            at = ctypes.addressof(keep)
+        _local.base, _local.size = at, size
+        _remote.base, _remote.size = address, size
+        done = _readv(self.host, _local_at, 1, _remote_at, 1, 0)
+        if done != size:
+            self._failed(done, address)
+        return _string_at(at, size)
+
+    def write(self, address: int, data: bytes) -> None:
+        """All of `data`. OSError(EFAULT); Gone."""
+        size = len(data)
+        if not size:
+            return
+        keep = ctypes.create_string_buffer(data, size)
+        _local.base, _local.size = ctypes.addressof(keep), size
+        _remote.base, _remote.size = address, size
+        done = _writev(self.host, _local_at, 1, _remote_at, 1, 0)
+        if done != size:
+            self._failed(done, address)
+
+    def read_string(self, address: int, limit: int = 4096) -> bytes:
+        """Up to a NUL byte, which is left out. OSError(EFAULT), OSError(ENAMETOOLONG); Gone."""
+        found = bytearray()
+        while len(found) < limit:
+            size = min(PAGE - (address & (PAGE - 1)), limit - len(found))
+            part = self.read(address, size)
+            end = part.find(b"\0")
+            if end >= 0:
+                return bytes(found + part[:end])
+            found += part
+            address += size
+        raise OSError(errno.ENAMETOOLONG, "string")
+
+    def _failed(self, done: int, address: int) -> None:
+        number = ctypes.get_errno() if done < 0 else errno.EFAULT
+        if number == errno.ESRCH:
+            raise Gone(self.host)
+        raise OSError(errno.EFAULT, f"guest address {address:#x}")

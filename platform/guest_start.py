@@ -1,0 +1,78 @@
+"""The first guest's last steps before its program: the filter, the listener's way to the sentry, the exec.
+
+Runs in the first guest. After the filter is in place every owned call of this process waits for the sentry,
+so nothing happens here then but socket calls, the exec, and the exit.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Callable
+from typing import NoReturn
+
+from trapline.platform.notifications import install_filter
+
+NOT_FOUND, NOT_EXECUTABLE = 127, 126
+
+
+def candidates(program: str, path: str) -> list[str]:
+    """Where a program may be, as execvp looks for it (exec(3))."""
+    if "/" in program:
+        return [program]
+    return [os.path.join(d or ".", program) for d in path.split(":")]
+
+
+def make(
+    command: list[str], environment: dict[bytes, bytes], program: bytes, listener: bool
+) -> Callable[[socket.socket], NoReturn]:
+    """The function that becomes the guest's program. `program` is the filter."""
+
+    def guest_main(channel: socket.socket) -> NoReturn:
+        path = environment.get(b"PATH", b"/usr/local/bin:/usr/bin:/bin").decode(errors="surrogateescape")
+        found = [c for c in candidates(command[0], path) if os.path.lexists(c)]
+        fd = install_filter(program, listener)
+        if listener:
+            socket.send_fds(channel, [b"L"], [fd])
+            os.close(fd)
+        else:
+            channel.send(b"L")
+        if channel.recv(1) != b"g":
+            os._exit(125)
+        status, text = _execute(command, found, environment)
+        channel.send(f"X{status} {text}".encode(errors="surrogateescape"))
+        os._exit(status)
+
+    return guest_main
+
+
+def _execute(command: list[str], found: list[str], environment: dict[bytes, bytes]) -> tuple[int, str]:
+    last = 0
+    for candidate in found:
+        try:
+            os.execve(candidate, command, environment)
+        except OSError as error:
+            last = error.errno or errno.EIO
+        if last == errno.ENOEXEC and not _is_elf(candidate):
+            # A script without an interpreter line is the shell's (exec(3)).
+            try:
+                os.execve("/bin/sh", ["sh", candidate, *command[1:]], environment)
+            except OSError as error:
+                last = error.errno or errno.EIO
+    name = command[0]
+    if not found or (last == errno.ENOENT and not any(os.path.lexists(c) for c in found)):
+        return NOT_FOUND, f"{name}: command not found"
+    if last == errno.ENOENT:
+        return NOT_FOUND, f"{name}: its interpreter does not exist"
+    if last == errno.ENOEXEC:
+        return NOT_EXECUTABLE, f"{name}: not a program for this machine (x86-64 ELF or a script)"
+    return NOT_EXECUTABLE, f"{name}: {os.strerror(last)}"
+
+
+def _is_elf(path: str) -> bool:
+    try:
+        with open(path, "rb") as f:
+            return f.read(4) == b"\x7fELF"
+    except OSError:
+        return False

@@ -1,0 +1,182 @@
+"""The host's clocks, timers, CPU times, descriptors and credentials, as the Platform protocol asks for them."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import struct
+import time
+from typing import TYPE_CHECKING
+
+from trapline.platform.cpu_alarms import CpuAlarms
+from trapline.sentry.protocol import Gone
+
+if TYPE_CHECKING:
+    from trapline.platform.tracee import Tracee
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_syscall = _libc.syscall
+_syscall.restype = ctypes.c_long
+_timerfd_settime = _libc.timerfd_settime
+_timerfd_settime.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p]
+_timerfd_gettime = _libc.timerfd_gettime
+_timerfd_gettime.argtypes = [ctypes.c_int, ctypes.c_void_p]
+_SYS_PIDFD_OPEN, _SYS_PIDFD_GETFD = 434, 438
+TFD_ABSTIME, TFD_CANCEL_ON_SET = 1, 2
+_NS = 1_000_000_000
+_spec = ctypes.create_string_buffer(32)
+_spec_at = ctypes.addressof(_spec)
+
+
+def _fail(what: str) -> OSError:
+    number = ctypes.get_errno()
+    return OSError(number, f"{what}: {os.strerror(number)}")
+
+
+class HostServices:
+    """Base of the platforms: everything that needs no stop."""
+
+    def __init__(self) -> None:
+        self.alarms: dict[int, int] = {}  # clock id -> timerfd, made by `open_alarms`
+        self.cpu_alarms = CpuAlarms()
+        self._tick = os.sysconf("SC_CLK_TCK")
+
+    def find(self, tid: int) -> Tracee:
+        raise NotImplementedError
+
+    # -- clocks and timers
+    def open_alarms(self) -> dict[int, int]:
+        """One timerfd for MONOTONIC and one for REALTIME: the descriptors to poll, by clock id."""
+        for clock_id in (1, 0):
+            fd = _libc.timerfd_create(clock_id, os.O_NONBLOCK | os.O_CLOEXEC)
+            if fd < 0:
+                raise _fail("timerfd_create")
+            self.alarms[clock_id] = fd
+        return self.alarms
+
+    def host_monotonic(self) -> int:
+        return time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+
+    def host_realtime(self) -> int:
+        return time.clock_gettime_ns(time.CLOCK_REALTIME)
+
+    def host_clock(self, clock_id: int) -> int:
+        return time.clock_gettime_ns(clock_id)
+
+    def host_clock_resolution(self, clock_id: int) -> int:
+        return round(time.clock_getres(clock_id) * _NS)
+
+    def set_alarm(self, clock_id: int, when: int) -> None:
+        """REALTIME's is cancelled by a step of the host's clock, so that deadlines are looked at anew."""
+        if when < 0:
+            seconds, nanoseconds = 0, 0
+        else:
+            seconds, nanoseconds = divmod(max(when, 1), _NS)
+        struct.pack_into("<qqqq", _spec, 0, 0, 0, seconds, nanoseconds)
+        flags = TFD_ABSTIME | (TFD_CANCEL_ON_SET if clock_id == 0 else 0)
+        if _timerfd_settime(self.alarms[clock_id], flags, _spec_at, None) < 0:
+            raise _fail("timerfd_settime")
+
+    def timerfd_settime(self, fd: int, flags: int, value: int, interval: int) -> None:
+        """Arm a guest's timerfd by a duplicate of it; ns on the host's clock. OSError."""
+        struct.pack_into("<qqqq", _spec, 0, *divmod(interval, _NS), *divmod(value, _NS))
+        if _timerfd_settime(fd, flags, _spec_at, None) < 0:
+            raise _fail("timerfd_settime")
+
+    def timerfd_gettime(self, fd: int) -> tuple[int, int]:
+        """(remaining, interval) in host ns. OSError."""
+        if _timerfd_gettime(fd, _spec_at) < 0:
+            raise _fail("timerfd_gettime")
+        i_s, i_n, v_s, v_n = struct.unpack("<qqqq", _spec.raw)
+        return v_s * _NS + v_n, i_s * _NS + i_n
+
+    # -- CPU time
+    def thread_cpu_ns(self, tid: int) -> int:
+        t = self.find(tid)
+        text = _read(f"/proc/{t.host_group}/task/{t.host}/schedstat")
+        return int(text.split()[0])
+
+    def group_cpu_ns(self, tgid: int) -> int:
+        """The process CPU clock of another process: ~pid << 3 | 2 (CPUCLOCK_SCHED; Linux posix-timers)."""
+        host = self.find(tgid).host_group
+        try:
+            return time.clock_gettime_ns(~host << 3 | 2)
+        except OSError:
+            raise Gone(tgid) from None
+
+    def thread_user_ns(self, tid: int) -> int:
+        t = self.find(tid)
+        return self._utime(f"/proc/{t.host_group}/task/{t.host}/stat")
+
+    def group_user_ns(self, tgid: int) -> int:
+        return self._utime(f"/proc/{self.find(tgid).host_group}/stat")
+
+    def _utime(self, path: str) -> int:
+        fields = _read(path).rpartition(b")")[2].split()
+        return int(fields[11]) * (_NS // self._tick)
+
+    def set_cpu_alarm(self, key: str, tid: int, whole_group: bool, after: int) -> None:
+        if after < 0:
+            self.cpu_alarms.cancel(key)
+            return
+        try:
+            self.cpu_alarms.set(key, self.find(tid).host_group, after)
+        except OSError:
+            raise Gone(tid) from None
+
+    def has_ended(self, tid: int) -> bool:
+        t = self.find(tid)
+        return _read(f"/proc/{t.host_group}/task/{t.host}/stat").rpartition(b")")[2].split()[0] == b"Z"
+
+    # -- descriptors
+    def descriptor(self, tid: int, fd: int) -> int:
+        host = self.find(tid).host_group
+        pidfd = _syscall(_SYS_PIDFD_OPEN, host, 0)
+        if pidfd < 0:
+            raise Gone(tid)
+        try:
+            found = _syscall(_SYS_PIDFD_GETFD, pidfd, ctypes.c_int(fd), 0)
+            if found < 0:
+                number = ctypes.get_errno()
+                if number == errno.ESRCH:
+                    raise Gone(tid)
+                raise OSError(number, "pidfd_getfd")
+            return int(found)
+        finally:
+            os.close(pidfd)
+
+    def descriptor_info(self, tid: int, fd: int) -> str:
+        t = self.find(tid)
+        try:
+            return _read(f"/proc/{t.host}/fdinfo/{fd}").decode()
+        except Gone:
+            raise OSError(errno.EBADF, "no such descriptor") from None
+
+    # -- ids
+    def credentials(self, tid: int) -> tuple[tuple[int, int, int], int]:
+        """From /proc/PID/status. Ids are shown in the sentry's user namespace, which the sandbox's maps to
+        its own by one range, so equality and root are judged alike."""
+        t = self.find(tid)
+        real = effective = saved = capabilities = 0
+        for line in _read(f"/proc/{t.host}/status").splitlines():
+            if line.startswith(b"Uid:"):
+                real, effective, saved = (int(x) for x in line.split()[1:4])
+            elif line.startswith(b"CapEff:"):
+                capabilities = int(line.split()[1], 16)
+                break
+        return (real, effective, saved), capabilities
+
+
+def _read(path: str) -> bytes:
+    """A small file of /proc. Gone when the task is."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        raise Gone(path) from None
+    try:
+        return os.read(fd, 8192)
+    except OSError:
+        raise Gone(path) from None
+    finally:
+        os.close(fd)

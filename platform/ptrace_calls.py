@@ -1,0 +1,176 @@
+"""ptrace(2) and wait4(2) as typed calls: constants and registers from python-ptrace, the rest by ctypes.
+
+python-ptrace lacks SEIZE, INTERRUPT, LISTEN and the masks; its errors are an exception class of its own.
+Here every failure with ESRCH is `Gone` (the task was killed), any other an OSError.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+
+from ptrace.binding import linux_struct
+from ptrace.binding.func import (
+    PTRACE_CONT,
+    PTRACE_GETEVENTMSG,
+    PTRACE_GETREGS,
+    PTRACE_GETSIGINFO,
+    PTRACE_O_TRACECLONE,
+    PTRACE_O_TRACEEXEC,
+    PTRACE_O_TRACEFORK,
+    PTRACE_O_TRACESYSGOOD,
+    PTRACE_O_TRACEVFORK,
+    PTRACE_SETREGS,
+    PTRACE_SETSIGINFO,
+    PTRACE_SYSCALL,
+)
+
+from trapline.sentry.protocol import Gone
+
+Registers = linux_struct.user_regs_struct
+
+PTRACE_SEIZE, PTRACE_INTERRUPT, PTRACE_LISTEN = 0x4206, 0x4207, 0x4208
+PTRACE_GETSIGMASK, PTRACE_SETSIGMASK = 0x420A, 0x420B
+PTRACE_O_TRACESECCOMP, PTRACE_O_EXITKILL = 0x80, 0x100000
+OPTIONS = (
+    PTRACE_O_TRACESYSGOOD
+    | PTRACE_O_TRACEFORK
+    | PTRACE_O_TRACEVFORK
+    | PTRACE_O_TRACECLONE
+    | PTRACE_O_TRACEEXEC
+    | PTRACE_O_TRACESECCOMP
+    | PTRACE_O_EXITKILL
+)
+EVENT_FORK, EVENT_VFORK, EVENT_CLONE, EVENT_EXEC, EVENT_SECCOMP, EVENT_STOP = 1, 2, 3, 4, 7, 128
+
+U64 = (1 << 64) - 1
+WNOHANG, WALL = 1, 0x40000000
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_ptrace = _libc.ptrace
+_ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+_ptrace.restype = ctypes.c_long
+_wait4 = _libc.wait4
+_wait4.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p]
+_wait4.restype = ctypes.c_int
+
+
+def call(request: int, host: int, address: int = 0, data: int = 0) -> None:
+    """One ptrace request. Gone when the tracee is dead or not stopped any more; OSError."""
+    if _ptrace(request, host, address, data) == -1:
+        number = ctypes.get_errno()
+        if number == errno.ESRCH:
+            raise Gone(host)
+        raise OSError(number, f"ptrace {request:#x} of {host}: {os.strerror(number)}")
+
+
+class RegisterFile:
+    """A buffer for one tracee's registers at a time."""
+
+    def __init__(self) -> None:
+        self.r = Registers()
+        self._at = ctypes.addressof(self.r)
+
+    def load(self, host: int) -> Registers:
+        """PTRACE_GETREGS."""
+        if _ptrace(PTRACE_GETREGS, host, 0, self._at) == -1:
+            raise Gone(host)
+        return self.r
+
+    def store(self, host: int) -> None:
+        """PTRACE_SETREGS."""
+        if _ptrace(PTRACE_SETREGS, host, 0, self._at) == -1:
+            raise Gone(host)
+
+
+def cont(host: int, signo: int = 0) -> None:
+    """PTRACE_CONT."""
+    if _ptrace(PTRACE_CONT, host, 0, signo) == -1:
+        raise Gone(host)
+
+
+def cont_to_exit(host: int, signo: int = 0) -> None:
+    """PTRACE_SYSCALL: run to the next entry or exit of a call."""
+    if _ptrace(PTRACE_SYSCALL, host, 0, signo) == -1:
+        raise Gone(host)
+
+
+_message = ctypes.c_ulong()
+_message_at = ctypes.addressof(_message)
+
+
+def event_message(host: int) -> int:
+    """PTRACE_GETEVENTMSG."""
+    call(PTRACE_GETEVENTMSG, host, 0, _message_at)
+    return _message.value
+
+
+_siginfo = ctypes.create_string_buffer(128)
+_siginfo_at = ctypes.addressof(_siginfo)
+
+
+def get_siginfo(host: int) -> bytes:
+    """PTRACE_GETSIGINFO, 128 bytes."""
+    call(PTRACE_GETSIGINFO, host, 0, _siginfo_at)
+    return _siginfo.raw
+
+
+def set_siginfo(host: int, raw: bytes) -> None:
+    """PTRACE_SETSIGINFO."""
+    _siginfo.raw = raw
+    call(PTRACE_SETSIGINFO, host, 0, _siginfo_at)
+
+
+_mask = ctypes.c_uint64()
+
+
+def get_sigmask(host: int) -> int:
+    """PTRACE_GETSIGMASK."""
+    call(PTRACE_GETSIGMASK, host, 8, ctypes.addressof(_mask))
+    return _mask.value
+
+
+_status = ctypes.c_int()
+_status_at = ctypes.addressof(_status)
+_rusage = ctypes.create_string_buffer(144)
+_rusage_at = ctypes.addressof(_rusage)
+
+
+def wait_any() -> tuple[int, int]:
+    """wait4(-1, WNOHANG|__WALL): (host tid, status), (0, 0) when nothing has changed, (-1, 0) without children."""
+    host = _wait4(-1, _status_at, WNOHANG | WALL, _rusage_at)
+    return host, _status.value
+
+
+def wait_for_any() -> tuple[int, int]:
+    """The same, but blocks; (-1, 0) without children."""
+    while True:
+        host = _wait4(-1, _status_at, WALL, _rusage_at)
+        if host >= 0 or ctypes.get_errno() != errno.EINTR:
+            return host, _status.value
+
+
+def wait_one(host: int) -> int:
+    """Wait for one tracee; its status. Blocks."""
+    while _wait4(host, _status_at, WALL, _rusage_at) < 0:
+        if ctypes.get_errno() != errno.EINTR:
+            raise Gone(host)
+    return _status.value
+
+
+def wait_now(host: int) -> int | None:
+    """The status of one tracee if it has changed."""
+    if _wait4(host, _status_at, WALL | WNOHANG, _rusage_at) == host:
+        return _status.value
+    return None
+
+
+def last_rusage() -> bytes:
+    """struct rusage of what the last wait returned."""
+    return _rusage.raw
+
+
+def signed(value: int) -> int:
+    """A register as a signed number."""
+    return value - (1 << 64) if value >> 63 else value

@@ -1,0 +1,117 @@
+"""The sentry's loop: one trio step serves a bounded batch of notifications, stops and timers.
+
+One trio wait costs more than a whole emulated call, so after something was served the loop looks for the
+next event itself, for LINGER ms, before it gives the thread back; BATCH bounds how long others wait.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+from collections.abc import Callable
+
+import trio
+
+from trapline.platform.cpu_alarms import SIGNAL as CPU_ALARM
+from trapline.platform.engine import Engine
+from trapline.platform.seccomp import SeccompEngine
+from trapline.platform.signal_descriptor import SI_KERNEL, SignalDescriptor
+
+LINGER = 0.001
+BATCH_NS = 5_000_000
+
+
+class Pump:
+    """Waits for everything that concerns one sandbox."""
+
+    def __init__(self, engine: Engine, signals: SignalDescriptor) -> None:
+        self.engine = engine
+        self.signals = signals
+        self.wakeups = 0
+        self.batches = 0
+        self.done = False
+        self.on_user_signal: Callable[[int], None] = lambda number: None
+        self._poller = select.epoll()
+        self._serve: dict[int, Callable[[], None]] = {}
+        self._add(signals.fd, self._signals)
+        for fd in engine.open_alarms().values():
+            self._add(fd, self._make_alarm(fd))
+        if isinstance(engine, SeccompEngine):
+            self._add(engine.listener.fd, engine.serve_notification)
+
+    def _add(self, fd: int, serve: Callable[[], None]) -> None:
+        self._serve[fd] = serve
+        self._poller.register(fd, select.EPOLLIN)
+
+    def remove(self, fd: int) -> None:
+        """Stop watching a descriptor."""
+        if self._serve.pop(fd, None) is not None:
+            self._poller.unregister(fd)
+
+    def _make_alarm(self, fd: int) -> Callable[[], None]:
+        def alarm() -> None:
+            try:
+                os.read(fd, 8)
+            except BlockingIOError:
+                return
+            except OSError:
+                # ECANCELED: the host's wall clock was stepped. Deadlines are looked at anew all the same.
+                self.engine.kernel.keeper.host_clock_stepped()
+            self.engine.kernel.timers_expired()
+
+        return alarm
+
+    def _signals(self) -> None:
+        stops = False
+        for number, code, value in self.signals.read():
+            if number == signal.SIGCHLD:
+                stops = True
+            elif number == CPU_ALARM:
+                key = self.engine.cpu_alarms.key(value)
+                if key is not None:
+                    self.engine.kernel.cpu_alarm(key)
+            elif code != SI_KERNEL:
+                self.on_user_signal(number)
+            # A key of the terminal reached the guests by itself; like a shell we wait for what they do.
+        if stops:
+            while self.engine.serve_stops(64) == 64:
+                continue
+
+    async def run(self) -> None:
+        """Until `done`."""
+        self._signals()
+        self.engine.serve_stops(1024)
+        while not self.done:
+            await trio.lowlevel.wait_readable(self._poller.fileno())
+            self.wakeups += 1
+            self.batch()
+
+    def batch(self) -> None:
+        """Serve what is there, and what comes within LINGER of it, for BATCH_NS at most."""
+        poll, serve = self._poller.poll, self._serve
+        end = time.monotonic_ns() + BATCH_NS
+        timeout: float = 0
+        self.batches += 1
+        while not self.done:
+            events = poll(timeout, 8)
+            if not events:
+                return
+            for fd, flags in events:
+                action = serve.get(fd)
+                if action is None:
+                    continue
+                if flags & (select.EPOLLHUP | select.EPOLLERR) and not flags & select.EPOLLIN:
+                    self.remove(fd)  # the listener, once the last task under its filter is gone
+                    continue
+                action()
+            while self.engine.has_held_back():
+                self.engine.serve_notification()
+            timeout = LINGER
+            if time.monotonic_ns() > end:
+                return
+
+    def close(self) -> None:
+        """Close the poller."""
+        self._poller.close()

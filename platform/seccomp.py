@@ -1,0 +1,95 @@
+"""The default platform: calls by seccomp user notification, control by ptrace.
+
+A notification costs a third of a ptrace stop, and a task that waits in one is interruptible: the host's
+signals reach it, and the host issues the call again by its own rules afterwards.
+"""
+
+from __future__ import annotations
+
+import select
+
+from trapline.platform import ptrace_calls as pt
+from trapline.platform.engine import Engine
+from trapline.platform.notifications import Listener
+from trapline.platform.tracee import Tracee
+from trapline.sentry.kernel.block import Reply
+from trapline.sentry.protocol import Gone
+
+
+
+class SeccompEngine(Engine):
+    """See the module."""
+
+    listener: Listener
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.notifications = 0
+        self.cancelled = 0
+        self._held_back: list[tuple[int, int, int, tuple[int, int, int, int, int, int], int]] = []
+
+    def serve_notification(self) -> None:
+        """Receive one notification and serve it."""
+        if self._held_back:
+            note = self._held_back.pop(0)
+        else:
+            received = self.listener.receive()
+            if received is None:
+                return
+            note = received
+        self.notifications += 1
+        ident, host, nr, args, ip = note
+        t = self.tracees.get(host)
+        if t is None or t.task is None:
+            return  # it is being killed, or it is the first guest on its way to its first stop
+        try:
+            reply = self.dispatcher.enter(t.task, nr, args, ip)
+            if isinstance(reply, int):
+                if not self.listener.answer(ident, reply):
+                    self.cancelled += 1
+                    self.dispatcher.undelivered(t.task, nr, args, reply)
+            elif reply is Reply.HOST:
+                self.listener.go_on(ident)
+            else:
+                assert reply is Reply.BLOCKED, "a call of class notify cannot be executed and watched"
+                t.notify_id = ident
+        except Gone:
+            return
+
+    def complete(self, tid: int, result: int) -> bool:
+        t = self.find(tid)
+        if t.notify_id:
+            ident, t.notify_id = t.notify_id, 0
+            if self.listener.answer(ident, result):
+                return True
+            self.cancelled += 1
+            return False
+        return super().complete(tid, result)
+
+    def await_carrier(self, t: Tracee) -> int:
+        """The notification of a task's vDSO stub, which wants a descriptor; its id.
+
+        Other tasks' calls that come first are kept for later, in order. Gone when the task dies instead.
+        """
+        poller = select.poll()
+        poller.register(self.listener.fd, select.POLLIN)
+        while True:
+            if not poller.poll(20):
+                status = pt.wait_now(t.host)
+                if status is not None:
+                    # A stop other than the stub's (SIGSTOP cannot be blocked) or its death.
+                    if status & 0xFF != 0x7F:
+                        self.deferred.append((t.host, status, pt.last_rusage()))
+                    raise Gone(t.host)
+                continue
+            note = self.listener.receive()
+            if note is None:
+                continue
+            if note[1] == t.host:
+                return note[0]
+            self._held_back.append(note)
+
+    def has_held_back(self) -> bool:
+        """Whether calls wait that were received already."""
+        return bool(self._held_back)
+

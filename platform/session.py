@@ -1,0 +1,190 @@
+"""One running sandbox: kernel, dispatcher and platform put together, from the first stop to the last death."""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+import sys
+from types import ModuleType
+
+import trio
+
+from trapline.platform import ptrace_calls as pt
+from trapline.platform import stop_tasks
+from trapline.platform.engine import Engine
+from trapline.platform.namespaces import Sandbox, SetupError
+from trapline.platform.notifications import Listener
+from trapline.platform.pump import Pump
+from trapline.platform.seccomp import SeccompEngine
+from trapline.platform.signal_descriptor import SignalDescriptor
+from trapline.platform.tracee import Tracee
+from trapline.platform.vdso_image import VdsoImage
+from trapline.platform.vdso_setup import VdsoSetup
+from trapline.sentry.kernel import task_clone
+from trapline.sentry.kernel.kernel import Kernel
+from trapline.sentry.kernel.signals import SIG_IGN
+from trapline.sentry.kernel.state import KernelState, SigAction, SigInfo
+from trapline.sentry.log import Log
+from trapline.sentry.options import DoOptions
+from trapline.sentry.protocol import Gone
+from trapline.sentry.syscalls import handlers, table
+from trapline.sentry.syscalls.dispatch import Dispatcher
+from trapline.sentry.time.parameter_page import ParameterPage
+
+
+class Session:
+    """See the module."""
+
+    def __init__(self, options: DoOptions, sandbox: Sandbox, features: ModuleType) -> None:
+        self.options = options
+        self.sandbox = sandbox
+        self.log = Log(options.log, options.log_format, options.debug)
+        for note in sandbox.notes:
+            self.log.info(note)
+        self.engine: Engine = SeccompEngine() if options.platform == "seccomp" else Engine()
+        state = KernelState()
+        state.cpus = options.cpus or len(os.sched_getaffinity(0))
+        state.clock.rate_num, state.clock.rate_den = options.clock_rate
+        if sandbox.own_time:
+            state.clock.monotonic_base = sandbox.monotonic_base
+            state.clock.boottime_base = sandbox.boottime_base
+        else:
+            state.clock.monotonic_base = self.engine.host_monotonic()
+        self.kernel = Kernel(self.engine, state)
+        self.dispatcher = Dispatcher(self.kernel, handlers.load(self.kernel))
+        self.dispatcher.name_of = table.name_of
+        self.engine.kernel = self.kernel
+        self.engine.dispatcher = self.dispatcher
+        self.engine.log = self.kernel.log = self.log.warning
+        self.kernel.on_root_exit = self._root_ended
+        self.root_status = -1
+        self.error = ""
+        self.signals = SignalDescriptor()
+        self._listen(features)
+        self._prepare_vdso()
+        self.pump = Pump(self.engine, self.signals)
+        self.pump.on_user_signal = self._forward
+        self.engine.child_ended = self._child_ended  # type: ignore[method-assign]
+
+    def _prepare_vdso(self) -> None:
+        """One image and page for all programs of this sandbox. Without it guests make real calls."""
+        if "vdso" in self.options.without:
+            return
+        try:
+            image = VdsoImage()
+        except (OSError, ValueError) as error:
+            self.log.warning(f"no vDSO, clocks are read by real calls: {error}")
+            return
+        page = ParameterPage(image.write_page)
+        self.kernel.keeper.publish_to(page.publish, self.sandbox.own_time)
+        self.engine.vdso = VdsoSetup(image)
+
+    def _listen(self, features: ModuleType) -> None:
+        # The sender's credentials come along, so there must be room for both.
+        message, ancillary, _, _ = self.sandbox.channel.recvmsg(4096, 256, socket.MSG_CMSG_CLOEXEC)
+        fds = array.array("i")
+        for level, kind, data in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+        if message[:1] != b"L":
+            raise SetupError(message[1:].decode(errors="replace") or "the first guest did not start")
+        if isinstance(self.engine, SeccompEngine):
+            sync = bool(features.Features(self.options.without).sync_wake_up)
+            self.engine.listener = Listener(fds[0], sync)
+
+    # -- the run
+    def run(self) -> int:
+        """Start the guest's program and serve until it has ended; the exit status."""
+        host = self.sandbox.guest_pid
+        self._adopt(host)
+        self.sandbox.channel.send(b"g")
+        trio.run(self._main)
+        status = self._exit_status()
+        self._report()
+        return status
+
+    async def _main(self) -> None:
+        await self.pump.run()
+
+    def _adopt(self, host: int) -> None:
+        try:
+            pt.call(pt.PTRACE_SEIZE, host, 0, pt.OPTIONS)
+        except (Gone, OSError) as error:
+            raise SetupError(f"the first guest cannot be traced: {error}") from None
+        group, tid, _ = stop_tasks.read_ids(host)
+        task = task_clone.first_task(self.kernel, tid, ppid=1, pgid=0, sid=0, mask=_blocked(host))
+        task_group = self.kernel.group(task)
+        for number in self.sandbox.ignored:
+            task_group.actions[number] = SigAction(handler=SIG_IGN)
+        self.engine.add(Tracee(host, group, tid, task))
+
+    def _root_ended(self, status: int) -> None:
+        """The first guest is dead: like a container's, its sandbox ends with it."""
+        self.root_status = status
+        self.pump.done = True
+
+    def _child_ended(self, host: int, status: int) -> None:
+        if host == self.sandbox.init_pid and not self.pump.done:
+            self.error = "the sandbox's init was killed"
+            self.pump.done = True
+
+    def _forward(self, number: int) -> None:
+        """A signal that somebody sent to trapline itself goes to the first guest."""
+        try:
+            self.kernel.send_signal(self.kernel.state.root_tgid, SigInfo(signo=number, code=0))
+        except (OSError, Gone):
+            return
+
+    def reap_all(self) -> None:
+        """After the sandbox was killed: take every death, its init's last. The init cannot end before its
+        processes are reaped, and a traced one is reaped by its tracer first, also one that was never known
+        here (a child whose parent died before its clone was reported)."""
+        while True:
+            host, status = pt.wait_for_any()
+            if host < 0:
+                break
+            if status & 0xFF == 0x7F:
+                continue  # the stop of a task that is dying
+            if host == self.sandbox.init_pid:
+                break
+            if host in self.engine.tracees:
+                self.engine.serve_stop(host, status)
+        self.log.close()
+
+    # -- the end
+    def _exit_status(self) -> int:
+        text = ""
+        try:
+            text = self.sandbox.channel.recv(4096, socket.MSG_DONTWAIT).decode(errors="surrogateescape")
+        except OSError:
+            pass
+        if text.startswith("X"):
+            print("trapline: " + text[1:].partition(" ")[2], file=sys.stderr)
+        if self.error:
+            print(f"trapline: {self.error}", file=sys.stderr)
+            return 125
+        status = self.root_status
+        if os.WIFSIGNALED(status):
+            return 128 + os.WTERMSIG(status)
+        return os.WEXITSTATUS(status)
+
+    def _report(self) -> None:
+        for crash in self.dispatcher.crashes[:1]:
+            more = len(self.dispatcher.crashes) - 1
+            rest = f", and {more} more" if more else ""
+            print(f"trapline: exception in the handler of {crash}{rest}; see the log", file=sys.stderr)
+        if self.options.stats or self.options.stats_json:
+            from trapline.platform import stats
+
+            stats.report(self)
+
+
+def _blocked(host: int) -> int:
+    with open(f"/proc/{host}/status", "rb") as f:
+        for line in f:
+            if line.startswith(b"SigBlk:"):
+                return int(line.split()[1], 16)
+    return 0
+
+

@@ -1,0 +1,45 @@
+"""A signalfd for the sentry's own signals (signalfd(2)): child stops, and what the user sends to trapline."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import struct
+
+from trapline.platform.cpu_alarms import SIGNAL as CPU_ALARM
+
+WATCHED = (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, CPU_ALARM)
+SI_KERNEL = 0x80
+_SIZE = 128
+#: ssi_signo, ssi_errno, ssi_code, seven fields and ssi_status, ssi_int.
+_HEAD = struct.Struct("<Iii32xi")
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class SignalDescriptor:
+    """Blocks the watched signals in this process and reads them instead."""
+
+    def __init__(self) -> None:
+        self._before = signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
+        mask = ctypes.c_uint64(sum(1 << (s - 1) for s in WATCHED))
+        self.fd = _libc.signalfd(-1, ctypes.byref(mask), os.O_NONBLOCK | os.O_CLOEXEC)
+        if self.fd < 0:
+            raise OSError(ctypes.get_errno(), "signalfd")
+
+    def read(self) -> list[tuple[int, int, int]]:
+        """(number, si_code, sigval) of what has come."""
+        try:
+            raw = os.read(self.fd, _SIZE * 8)
+        except BlockingIOError:
+            return []
+        found = []
+        for at in range(0, len(raw), _SIZE):
+            number, _, code, value = _HEAD.unpack_from(raw, at)
+            found.append((number, code, value))
+        return found
+
+    def close(self) -> None:
+        """Give the signals back."""
+        os.close(self.fd)
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._before)

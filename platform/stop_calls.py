@@ -1,0 +1,223 @@
+"""Calls that arrive by a ptrace stop, and calls that wait.
+
+A call at its entry stop can be answered (the host then skips it), executed, or *parked*: the host executes
+pause(2) in its place, which a signal or PTRACE_INTERRUPT ends with ERESTARTNOHAND. A task that stayed in the
+seccomp stop itself would hear neither the terminal nor any other signal of the host's.
+
+At every stop the registers tell where the task is:
+
+* orig_rax >= 0, rax = -ERESTART*: in a call that was interrupted; resumed, the host issues it again;
+* orig_rax = -1, rax = pause's number, parked: it is about to issue the pause that it is parked in.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trapline.platform import ptrace_calls as pt
+from trapline.platform.pokes import poke_again
+from trapline.platform.tracee import Tracee
+from trapline.sentry.kernel.block import Execute, Reply
+from trapline.sentry.syscalls.sys_process import Clone
+
+if TYPE_CHECKING:
+    from trapline.platform.engine import Engine
+
+PAUSE, FORK, VFORK, CLONE = 34, 57, 58, 56
+RESTARTS = frozenset({-512, -513, -514, -516})
+#: Calls that answer EINTR to any interruption, also one that no handler saw (signal(7), and checked in the
+#: shared mechanisms): they are issued again. epoll_wait, semop, semtimedop, rt_sigtimedwait, io_getevents,
+#: epoll_pwait, epoll_pwait2, and receives and accepts that may have a timeout.
+LEAKS_EINTR = frozenset({232, 65, 220, 128, 208, 281, 441, 45, 47, 299, 43, 288, 0, 19, 44, 46, 1, 20, 42, 333})
+
+
+def entry(e: Engine, t: Tracee) -> None:
+    """A seccomp stop: the task is about to execute a call that the filter sends here."""
+    regs = e.regs.load(t.host)
+    nr = regs.orig_rax
+    if t.parked:
+        if nr == PAUSE:
+            _parked_again(e, t)
+            return
+        t.parked = False  # a handler ran, and the restarted call or another one is here
+    if t.reissue is not None:
+        request, t.reissue = t.reissue, None
+        execute(e, t, request)
+        return
+    assert t.task is not None
+    args = (regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9)
+    t.nr, t.args = nr, args
+    reply = e.dispatcher.enter(t.task, nr, args, regs.rip)
+    apply_at_entry(e, t, reply)
+
+
+def apply_at_entry(e: Engine, t: Tracee, reply: int | Reply | Execute) -> None:
+    """Act on the dispatcher's reply at an entry stop. The engine's registers are the task's."""
+    regs = e.regs.r
+    if isinstance(reply, int):
+        regs.rax = reply & pt.U64
+        regs.orig_rax = pt.U64
+        e.regs.store(t.host)
+        pt.cont(t.host)
+    elif reply is Reply.HOST:
+        e.resume(t)
+    elif reply is Reply.BLOCKED:
+        t.parked = True
+        regs.orig_rax = PAUSE
+        e.regs.store(t.host)
+        pt.cont(t.host)
+    else:
+        assert isinstance(reply, Execute)
+        execute(e, t, reply)
+
+
+def _parked_again(e: Engine, t: Tracee) -> None:
+    """The pause in which a task is parked starts again: has its result come meanwhile?"""
+    assert t.task is not None
+    value = e.dispatcher.take_result(t.task)
+    if value is not None:
+        t.parked = False
+        e.regs.r.rax = value & pt.U64
+        e.regs.r.orig_rax = pt.U64
+        e.regs.store(t.host)
+        pt.cont(t.host)
+    elif t.reissue is not None:
+        t.parked = False
+        request, t.reissue = t.reissue, None
+        e.regs.r.orig_rax = t.nr
+        execute(e, t, request)
+    else:
+        pt.cont(t.host)
+
+
+def execute(e: Engine, t: Tracee, request: Execute) -> None:
+    """At an entry stop: let the host execute the call, with other arguments if the request has them.
+
+    Linux keeps every register but rax, rcx and r11 over a call, and libc relies on it (glibc's vfork keeps
+    its return address in rdi), so what is changed here is put back at the exit stop, or for a clone at the
+    event, in parent and child.
+    """
+    regs = e.regs.r
+    t.execute = request
+    t.saved = (regs.orig_rax, regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8)
+    if request.args is not None:
+        a = (*request.args, 0, 0, 0, 0, 0)
+        regs.rdi, regs.rsi, regs.rdx, regs.r10 = (x & pt.U64 for x in a[:4])
+        if len(request.args) > 4:
+            regs.r8 = a[4] & pt.U64
+        if isinstance(request, Clone):
+            regs.orig_rax = CLONE
+        e.regs.store(t.host)
+    pt.cont_to_exit(t.host)
+
+
+def put_back(e: Engine, saved: tuple[int, ...]) -> None:
+    """Restore the argument registers in the engine's buffer."""
+    regs = e.regs.r
+    _, regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8 = saved
+
+
+def exit_stop(e: Engine, t: Tracee) -> None:
+    """The exit of a call that the host executed for the sentry (or of any call, under trap_all)."""
+    if t.execute is None:
+        e.resume(t)
+        return
+    request, saved = t.execute, t.saved
+    t.execute = t.saved = None
+    regs = e.regs.load(t.host)
+    assert saved is not None and t.task is not None
+    put_back(e, saved)
+    regs.orig_rax = saved[0]
+    result = pt.signed(regs.rax)
+    reply: int | Reply | Execute = result
+    if not isinstance(request, Clone):
+        reply = e.dispatcher.executed(t.task, result)
+    if isinstance(reply, int):
+        regs.rax = reply & pt.U64
+        if reply not in RESTARTS and reply != result:
+            regs.orig_rax = pt.U64
+        e.regs.store(t.host)
+        if t.repoke:
+            t.repoke = False
+            poke_again(e, t)
+        e.resume(t)
+        return
+    # It waits again, or the host has to execute another form: issue the instruction once more.
+    regs.rip -= 2
+    regs.orig_rax = pt.U64
+    if isinstance(reply, Execute):
+        t.reissue = reply
+        regs.rax = t.nr
+    else:
+        t.parked = True
+        regs.rax = PAUSE
+    e.regs.store(t.host)
+    pt.cont(t.host)
+
+
+def about_to_pause(t: Tracee, regs: pt.Registers) -> bool:
+    """Parked, and stopped before the pause instruction rather than in it."""
+    return bool(t.parked and regs.orig_rax == pt.U64 and regs.rax == PAUSE)
+
+
+def finish_at_stop(e: Engine, t: Tracee, value: int) -> None:
+    """Write a call's result into the loaded registers of a task that stands at a signal or event stop.
+
+    A restart (-ERESTARTSYS) is left to the host, which knows the handler's SA_RESTART.
+    """
+    regs = e.regs.r
+    before = about_to_pause(t, regs)
+    if value in RESTARTS:
+        if t.parked and before:
+            regs.rax = t.nr
+        elif t.parked:
+            regs.rax = value & pt.U64
+            regs.orig_rax = t.nr
+    else:
+        if before:
+            regs.rip += 2
+        regs.rax = value & pt.U64
+        regs.orig_rax = pt.U64
+    t.parked = False
+
+
+def interrupted(e: Engine, t: Tracee) -> None:
+    """A task stands at an event stop (PTRACE_INTERRUPT, the end of a group stop): no signal is involved.
+
+    Nothing of this may be seen by the guest: no call may return EINTR for it.
+    """
+    regs = e.regs.load(t.host)
+    task = t.task
+    assert task is not None
+    value = e.dispatcher.take_result(task) if task.call is not None else None
+    if value is not None:
+        finish_at_stop(e, t, value)
+        e.regs.store(t.host)
+    elif t.parked and t.reissue is not None:
+        begin_reissue(e, t)
+    else:
+        hide_interruption(e, t)
+    e.resume(t)
+
+
+def begin_reissue(e: Engine, t: Tracee) -> None:
+    """Leave the pause for the call itself, which the host shall execute: at its entry stop `t.reissue` is
+    found. The registers are loaded."""
+    regs = e.regs.r
+    if not about_to_pause(t, regs):
+        regs.rip -= 2
+    regs.rax = t.nr
+    regs.orig_rax = pt.U64
+    t.parked = False
+    e.regs.store(t.host)
+
+
+def hide_interruption(e: Engine, t: Tracee) -> None:
+    """Issue a call again that returned EINTR though no handler runs (the registers are loaded)."""
+    regs = e.regs.r
+    nr = pt.signed(regs.orig_rax)
+    if nr >= 0 and pt.signed(regs.rax) == -4 and nr in LEAKS_EINTR:
+        regs.rax = nr
+        regs.rip -= 2
+        regs.orig_rax = pt.U64
+        e.regs.store(t.host)

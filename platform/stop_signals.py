@@ -1,0 +1,79 @@
+"""Delivery stops and group stops.
+
+At a delivery stop the kernel chooses the signal; the host then writes the frame. A poke is recognised by its
+cookie; anything else is a signal that the host made, and becomes the kernel's first.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trapline.platform import ptrace_calls as pt
+from trapline.platform import stop_calls
+from trapline.platform.pokes import is_poke, poke_again
+from trapline.platform.tracee import Tracee
+from trapline.sentry.kernel import task_stop
+from trapline.sentry.kernel.signal_deliver import host_signal, next_delivery, no_handler_ran
+from trapline.sentry.kernel.signals import pack_siginfo, unpack_siginfo
+
+if TYPE_CHECKING:
+    from trapline.platform.engine import Engine
+
+def delivery_stop(e: Engine, t: Tracee, signo: int) -> None:
+    """The host is about to deliver a signal: decide what it really is."""
+    raw = pt.get_siginfo(t.host)
+    task = t.task
+    assert task is not None
+    kernel = e.kernel
+    if not is_poke(raw):
+        host_signal(kernel, task, unpack_siginfo(raw))
+    # A notification of this task is cancelled by now: its number must not be answered any more.
+    t.notify_id = 0
+    if t.reissue is not None:
+        # Between the choice of a wait and the host's reaping: a handler that ran now, and perhaps never came
+        # back, would lose the zombie. The signal stays in its queue until the call is done.
+        e.regs.load(t.host)
+        t.repoke = True
+        if t.parked:
+            stop_calls.begin_reissue(e, t)
+        e.resume(t)
+        return
+    delivery = next_delivery(kernel, task)
+    e.regs.load(t.host)
+    changed = False
+    if task.call is not None:
+        value = e.dispatcher.interrupt(task, delivery)
+        if value is not None:
+            stop_calls.finish_at_stop(e, t, value)
+            changed = True
+    if changed:
+        e.regs.store(t.host)
+    if delivery is None:
+        if not changed:
+            stop_calls.hide_interruption(e, t)
+        no_handler_ran(task)
+        e.resume(t)
+        return
+    pt.set_siginfo(t.host, pack_siginfo(delivery.info))
+    poke_again(e, t)
+    e.resume(t, delivery.info.signo)
+
+
+def group_stop(e: Engine, t: Tracee, signo: int) -> None:
+    """The host's group stop: it lasts until a SIGCONT."""
+    assert t.task is not None
+    t.notify_id = 0
+    t.listening = True
+    task_stop.thread_stopped(e.kernel, t.task, signo)
+    pt.call(pt.PTRACE_LISTEN, t.host)
+
+
+def event_stop(e: Engine, t: Tracee) -> None:
+    """PTRACE_EVENT_STOP with SIGTRAP: an interrupt of ours, or the end of a group stop."""
+    assert t.task is not None
+    t.notify_id = 0
+    t.listening = False
+    task_stop.thread_goes_on(t.task)
+    if t.task.saved_mask >= 0 and t.execute is None:
+        no_handler_ran(t.task)
+    stop_calls.interrupted(e, t)

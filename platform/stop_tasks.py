@@ -1,0 +1,159 @@
+"""Events of a task's life: a clone, an exec, a death."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from trapline.platform import ptrace_calls as pt
+from trapline.platform import stop_calls
+from trapline.platform.tracee import Tracee
+from trapline.sentry.kernel import task_clone, task_exec, task_exit
+from trapline.sentry.kernel.signals import SIGCHLD
+from trapline.sentry.kernel.state import TaskStatus
+from trapline.sentry.protocol import Gone
+from trapline.sentry.syscalls.sys_process import Clone
+
+if TYPE_CHECKING:
+    from trapline.platform.engine import Engine
+
+CSIGNAL = 0xFF
+
+
+def read_ids(host: int) -> tuple[int, int, int]:
+    """(host thread group, tid in the sandbox, host parent) from /proc/PID/status. Gone."""
+    try:
+        fd = os.open(f"/proc/{host}/status", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        raise Gone(host) from None
+    try:
+        text = os.read(fd, 4096)
+    except OSError:
+        raise Gone(host) from None
+    finally:
+        os.close(fd)
+    group = int(_field(text, b"\nTgid:"))
+    parent = int(_field(text, b"\nPPid:"))
+    return group, int(_field(text, b"\nNSpid:").split()[-1]), parent
+
+
+def _field(text: bytes, name: bytes) -> bytes:
+    at = text.index(name) + len(name)
+    return text[at : text.index(b"\n", at)].strip()
+
+
+def new_stop(e: Engine, host: int) -> None:
+    """The first stop of a task that nobody has announced yet: its creator's event is on its way."""
+    e.early.add(host)
+
+
+def clone_event(e: Engine, t: Tracee, event: int) -> None:
+    """PTRACE_EVENT_FORK, VFORK or CLONE: the new task exists and stands at its first stop, or will."""
+    assert t.task is not None
+    host = pt.event_message(t.host)
+    regs = e.regs.load(t.host)
+    request, saved = t.execute, t.saved
+    t.execute = t.saved = None
+    hold = False
+    if isinstance(request, Clone):
+        flags, hold = request.flags, request.hold
+        assert saved is not None
+        stop_calls.put_back(e, saved)
+        regs.orig_rax = saved[0]
+        e.regs.store(t.host)
+    elif regs.orig_rax == stop_calls.CLONE:
+        flags = regs.rdi
+    else:
+        flags = SIGCHLD
+    try:
+        host_group, tid, _ = read_ids(host)
+    except Gone:
+        e.early.discard(host)
+        e.stillborn.add(host)
+        e.resume(t)
+        return
+    task = task_clone.new_task(e.kernel, t.task, tid, flags, flags & CSIGNAL)
+    child = Tracee(host, host_group, tid, task)
+    child.trap_all = t.trap_all
+    child.saved = saved if isinstance(request, Clone) and request.args is not None else None
+    e.add(child)
+    if hold:
+        t.holding, child.holder = child, t
+        t.task.status = TaskStatus.HELD
+    if host in e.early:
+        e.early.discard(host)
+        first_stop(e, child)
+    if not hold:
+        e.resume(t)
+
+
+def first_stop(e: Engine, t: Tracee) -> None:
+    """The first stop of an announced task."""
+    if t.saved is not None:
+        saved, t.saved = t.saved, None
+        e.regs.load(t.host)
+        stop_calls.put_back(e, saved)
+        e.regs.store(t.host)
+    t.early = False
+    e.resume(t)
+
+
+def exec_event(e: Engine, t: Tracee) -> None:
+    """PTRACE_EVENT_EXEC. It comes under the leader's id; the message is the id that the thread had before,
+    which is never reported again."""
+    former = pt.event_message(t.host)
+    if former != t.host:
+        mover = e.tracees.pop(former, None)
+        if mover is not None:
+            assert mover.task is not None
+            e.by_tid.pop(mover.tid, None)
+            former_tid = mover.tid
+            mover.host, mover.tid = t.host, t.tid
+            mover.memory.host = t.host
+            if t.holder is not None:
+                mover.holder = t.holder
+            t = mover
+            e.tracees[t.host] = t
+            e.by_tid[t.tid] = t
+        else:
+            former_tid = t.tid
+    else:
+        former_tid = t.tid
+    t.notify_id = 0
+    t.parked = False
+    t.reissue = t.execute = None
+    t.saved = None
+    t.task = task_exec.exec_done(e.kernel, t.tid, former_tid)
+    release_holder(e, t)
+    e.install_vdso(t)
+    e.resume(t)
+
+
+def release_holder(e: Engine, t: Tracee) -> None:
+    """The vfork child executed a program or ended: its parent goes on."""
+    parent, t.holder = t.holder, None
+    if parent is None:
+        return
+    parent.holding = None
+    if parent.task is not None:
+        parent.task.status = TaskStatus.RUNNING
+    try:
+        e.resume(parent)
+    except Gone:
+        return
+
+
+def died(e: Engine, host: int, status: int, rusage: bytes) -> None:
+    """A thread is dead, and its host zombie is already its real parent's."""
+    t = e.tracees.pop(host, None)
+    e.early.discard(host)
+    if t is None:
+        e.stillborn.discard(host)
+        return
+    if e.by_tid.get(t.tid) is t:
+        del e.by_tid[t.tid]
+    if t.holding is not None:
+        t.holding.holder = None
+    release_holder(e, t)
+    e.ended(t, status)
+    task_exit.task_died(e.kernel, t.tid, status, rusage)

@@ -1,0 +1,52 @@
+"""What the platform knows of one guest thread: handles and the phase of its call. Never serialised."""
+
+from __future__ import annotations
+
+from trapline.platform.guest_memory import GuestMemory
+from trapline.sentry.kernel.block import Execute
+from trapline.sentry.kernel.state import Task
+
+
+class Tracee:
+    """One traced thread. `host` is its id as the sentry sees it, `tid` as the sandbox does."""
+
+    __slots__ = (
+        "args",
+        "early",
+        "execute",
+        "holder",
+        "holding",
+        "host",
+        "host_group",
+        "listening",
+        "memory",
+        "notify_id",
+        "nr",
+        "parked",
+        "reissue",
+        "repoke",
+        "saved",
+        "task",
+        "tid",
+        "trap_all",
+    )
+
+    def __init__(self, host: int, host_group: int, tid: int, task: Task | None) -> None:
+        self.host = host
+        self.host_group = host_group
+        self.tid = tid
+        self.task = task  # None until its creator's event has been seen
+        self.memory = GuestMemory(host)
+        self.early = False  # its first stop came before its creator's event
+        self.notify_id = 0  # the notification that waits for an answer
+        self.nr = -1  # the call in flight, for those that came by a stop
+        self.args: tuple[int, ...] = ()
+        self.parked = False  # it waits in pause(2) in place of its call
+        self.reissue: Execute | None = None  # at its next entry stop, have the host execute this
+        self.repoke = False  # a signal was put off until the call in flight is done
+        self.execute: Execute | None = None  # the host executes this now
+        self.saved: tuple[int, ...] | None = None  # orig_rax and argument registers to put back
+        self.holding: Tracee | None = None  # a vfork child until whose exec or end this one is held
+        self.holder: Tracee | None = None  # and the other way round
+        self.listening = False  # in a group stop, by PTRACE_LISTEN
+        self.trap_all = False  # stops at every call
