@@ -1,0 +1,138 @@
+"""A platform without processes: memory is a dictionary of pages, the host's clock is set by hand."""
+
+from __future__ import annotations
+
+import errno
+
+from trapline.sentry.kernel.block import Execute
+from trapline.sentry.protocol import Gone
+
+
+class FakeMemory:
+    """Pages at fixed addresses, each readable, writable or neither."""
+
+    def __init__(self) -> None:
+        self.bytes: dict[int, int] = {}
+        self.ranges: list[tuple[int, int, bool]] = [(0x1000, 0x9000, True), (0xA000, 0xB000, False)]
+
+    def _check(self, address: int, size: int, write: bool) -> None:
+        for low, high, writable in self.ranges:
+            if low <= address and address + size <= high and (writable or not write):
+                return
+        raise OSError(errno.EFAULT, "fake")
+
+    def read(self, address: int, size: int) -> bytes:
+        self._check(address, size, False)
+        return bytes(self.bytes.get(address + i, 0) for i in range(size))
+
+    def write(self, address: int, data: bytes) -> None:
+        self._check(address, len(data), True)
+        for i, byte in enumerate(data):
+            self.bytes[address + i] = byte
+
+    def read_string(self, address: int, limit: int = 4096) -> bytes:
+        found = b""
+        while len(found) < limit:
+            byte = self.read(address + len(found), 1)
+            if byte == b"\0":
+                return found
+            found += byte
+        raise OSError(errno.ENAMETOOLONG, "fake")
+
+
+class FakePlatform:
+    """Records what the kernel asks for."""
+
+    def __init__(self) -> None:
+        self.memories: dict[int, FakeMemory] = {}
+        self.pokes: list[tuple[int, int]] = []
+        self.killed: list[int] = []
+        self.continued: list[int] = []
+        self.completed: list[tuple[int, int]] = []
+        self.executed: list[tuple[int, Execute]] = []
+        self.deliver = True  # whether `complete` reaches the guest at once
+        self.monotonic = 5_000_000_000
+        self.realtime = 1_700_000_000_000_000_000
+        self.alarms: dict[int, int] = {}
+        self.cpu_alarms: dict[str, int] = {}
+        self.cpu: dict[int, int] = {}
+        self.gone: set[int] = set()
+        self.uids: dict[int, tuple[int, int, int]] = {}
+        self.capabilities = (1 << 41) - 1
+        self.sp = 0x2000
+        self.fdinfo: dict[tuple[int, int], str] = {}
+
+    def memory(self, tid: int) -> FakeMemory:
+        if tid in self.gone:
+            raise Gone(tid)
+        return self.memories.setdefault(tid, FakeMemory())
+
+    def complete(self, tid: int, result: int) -> bool:
+        self.completed.append((tid, result))
+        return self.deliver
+
+    def execute(self, tid: int, request: Execute) -> None:
+        self.executed.append((tid, request))
+
+    def stack_pointer(self, tid: int) -> int:
+        return self.sp
+
+    def poke(self, tid: int, signo: int) -> None:
+        self.pokes.append((tid, signo))
+
+    def poke_process(self, tgid: int, signo: int) -> None:
+        self.pokes.append((tgid, signo))
+
+    def kill_group(self, tgid: int) -> None:
+        self.killed.append(tgid)
+
+    def continue_group(self, tgid: int) -> None:
+        self.continued.append(tgid)
+
+    def host_monotonic(self) -> int:
+        return self.monotonic
+
+    def host_realtime(self) -> int:
+        return self.realtime
+
+    def host_clock_resolution(self, clock_id: int) -> int:
+        return 4_000_000 if clock_id in (5, 6) else 1
+
+    def set_alarm(self, clock_id: int, when: int) -> None:
+        self.alarms[clock_id] = when
+
+    def thread_cpu_ns(self, tid: int) -> int:
+        return self.cpu.get(tid, 0)
+
+    def group_cpu_ns(self, tgid: int) -> int:
+        return self.cpu.get(tgid, 0)
+
+    def group_user_ns(self, tgid: int) -> int:
+        return self.cpu.get(tgid, 0)
+
+    def thread_user_ns(self, tid: int) -> int:
+        return self.cpu.get(tid, 0)
+
+    def set_cpu_alarm(self, key: str, tid: int, whole_group: bool, after: int) -> None:
+        self.cpu_alarms[key] = after
+
+    def has_ended(self, tid: int) -> bool:
+        return tid in self.gone
+
+    def descriptor(self, tid: int, fd: int) -> int:
+        raise OSError(errno.EBADF, "fake")
+
+    def descriptor_info(self, tid: int, fd: int) -> str:
+        try:
+            return self.fdinfo[tid, fd]
+        except KeyError:
+            raise OSError(errno.EBADF, "fake") from None
+
+    def timerfd_settime(self, fd: int, flags: int, value: int, interval: int) -> None:
+        raise OSError(errno.EBADF, "fake")
+
+    def timerfd_gettime(self, fd: int) -> tuple[int, int]:
+        raise OSError(errno.EBADF, "fake")
+
+    def credentials(self, tid: int) -> tuple[tuple[int, int, int], int]:
+        return self.uids.get(tid, (0, 0, 0)), self.capabilities

@@ -1,0 +1,57 @@
+"""C workloads: what they print natively is what they must print under trapline."""
+
+import subprocess
+
+import pytest
+from harness import do, same, workload
+
+DETERMINISTIC = (
+    "processes",
+    "exec",
+    "signals",
+    "timing",
+    "badptr",
+    "limits",
+    "pidreuse",
+    "threads_exit",
+    "killall",
+)
+
+
+@pytest.mark.parametrize("name", DETERMINISTIC)
+def test_prints_what_it_prints_natively(platform, name):
+    same(platform, [workload(name)])
+
+
+@pytest.mark.parametrize("name", ["processes", "signals", "timing"])
+@pytest.mark.parametrize("form", ["static", "musl"])
+def test_other_libc(platform, name, form):
+    same(platform, [workload(f"{name}-{form}")])
+
+
+def test_refusals(platform):
+    """Here the host is no oracle: the workload prints what it got, and this is what is promised."""
+    result = do(platform, [workload("refused")])
+    assert result.status == 0, result
+    lines = dict(line.split(": ", 1) for line in result.stdout.decode().splitlines() if ": " in line)
+    assert lines, result
+
+
+def test_threadcputimers_exits_zero(platform):
+    assert do(platform, [workload("threadcputimers")]).status == 0
+
+
+@pytest.mark.parametrize("signo", [1, 9, 11, 15])
+def test_status_of_a_killed_guest(platform, signo):
+    assert do(platform, ["sh", "-c", f"kill -{signo} $$"]).status == 128 + signo
+
+
+def test_streams(platform):
+    done = subprocess.run(
+        [__import__("sys").executable, "-m", "trapline", "do", f"--platform={platform}", "cat"],
+        input=b"through\n",
+        capture_output=True,
+        timeout=30,
+    )
+    assert done.stdout == b"through\n"
+    assert done.stderr == b""
