@@ -125,6 +125,14 @@ class HostServices:
         except OSError:
             raise Gone(tid) from None
 
+    def pending_limit(self, tgid: int) -> int:
+        # prlimit(2) on another user's process needs CAP_SYS_RESOURCE, which root in a container may lack.
+        for line in _read(f"/proc/{self.find(tgid).host_group}/limits").splitlines():
+            if line.startswith(b"Max pending signals"):
+                soft = line.split()[3]
+                return 1 << 62 if soft == b"unlimited" else int(soft)
+        return 1 << 62
+
     def has_ended(self, tid: int) -> bool:
         t = self.find(tid)
         return _read(f"/proc/{t.host_group}/task/{t.host}/stat").rpartition(b")")[2].split()[0] == b"Z"
@@ -145,6 +153,9 @@ class HostServices:
             return int(found)
         finally:
             os.close(pidfd)
+
+    def close_descriptor(self, fd: int) -> None:
+        os.close(fd)
 
     def descriptor_info(self, tid: int, fd: int) -> str:
         t = self.find(tid)

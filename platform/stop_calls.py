@@ -18,6 +18,7 @@ from trapline.platform import ptrace_calls as pt
 from trapline.platform.pokes import poke_again
 from trapline.platform.tracee import Tracee
 from trapline.sentry.kernel.block import Execute, Reply
+from trapline.sentry.kernel.signal_deliver import no_handler_ran
 from trapline.sentry.syscalls.sys_process import Clone
 
 if TYPE_CHECKING:
@@ -28,7 +29,9 @@ RESTARTS = frozenset({-512, -513, -514, -516})
 #: Calls that answer EINTR to any interruption, also one that no handler saw (signal(7), and checked in the
 #: shared mechanisms): they are issued again. epoll_wait, semop, semtimedop, rt_sigtimedwait, io_getevents,
 #: epoll_pwait, epoll_pwait2, and receives and accepts that may have a timeout.
-LEAKS_EINTR = frozenset({232, 65, 220, 128, 208, 281, 441, 45, 47, 299, 43, 288, 0, 19, 44, 46, 1, 20, 42, 333})
+LEAKS_EINTR = frozenset(
+    {232, 65, 220, 128, 208, 281, 441, 45, 47, 299, 43, 288, 0, 19, 44, 46, 1, 20, 42, 333}
+)
 
 
 def entry(e: Engine, t: Tracee) -> None:
@@ -45,6 +48,9 @@ def entry(e: Engine, t: Tracee) -> None:
         execute(e, t, request)
         return
     assert t.task is not None
+    if t.task.saved_mask >= 0:
+        # Back from an interruption without a handler: only now did the host put the mask back.
+        no_handler_ran(t.task)
     args = (regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9)
     t.nr, t.args = nr, args
     reply = e.dispatcher.enter(t.task, nr, args, regs.rip)
@@ -184,18 +190,21 @@ def finish_at_stop(e: Engine, t: Tracee, value: int) -> None:
 def interrupted(e: Engine, t: Tracee) -> None:
     """A task stands at an event stop (PTRACE_INTERRUPT, the end of a group stop): no signal is involved.
 
-    Nothing of this may be seen by the guest: no call may return EINTR for it.
+    Nothing of an interrupt of ours may be seen by the guest: no call may return EINTR for it. The end of a
+    group stop is different: some calls do return EINTR then (signal(7)), and programs see it natively.
     """
     regs = e.regs.load(t.host)
     task = t.task
     assert task is not None
     value = e.dispatcher.take_result(task) if task.call is not None else None
+    if value is None and t.after_stop:
+        value = e.dispatcher.interrupt_by_stop(task)
     if value is not None:
         finish_at_stop(e, t, value)
         e.regs.store(t.host)
     elif t.parked and t.reissue is not None:
         begin_reissue(e, t)
-    else:
+    elif not t.after_stop:
         hide_interruption(e, t)
     e.resume(t)
 

@@ -13,11 +13,12 @@ from trapline.platform import stop_calls
 from trapline.platform.pokes import is_poke, poke_again
 from trapline.platform.tracee import Tracee
 from trapline.sentry.kernel import task_stop
-from trapline.sentry.kernel.signal_deliver import host_signal, next_delivery, no_handler_ran
-from trapline.sentry.kernel.signals import pack_siginfo, unpack_siginfo
+from trapline.sentry.kernel.signal_deliver import host_signal, next_delivery
+from trapline.sentry.kernel.signals import SIGCONT, pack_siginfo, unpack_siginfo
 
 if TYPE_CHECKING:
     from trapline.platform.engine import Engine
+
 
 def delivery_stop(e: Engine, t: Tracee, signo: int) -> None:
     """The host is about to deliver a signal: decide what it really is."""
@@ -49,9 +50,9 @@ def delivery_stop(e: Engine, t: Tracee, signo: int) -> None:
     if changed:
         e.regs.store(t.host)
     if delivery is None:
-        if not changed:
+        if not changed and not (t.after_stop and signo == SIGCONT):
             stop_calls.hide_interruption(e, t)
-        no_handler_ran(task)
+        t.after_stop = False
         e.resume(t)
         return
     pt.set_siginfo(t.host, pack_siginfo(delivery.info))
@@ -72,8 +73,6 @@ def event_stop(e: Engine, t: Tracee) -> None:
     """PTRACE_EVENT_STOP with SIGTRAP: an interrupt of ours, or the end of a group stop."""
     assert t.task is not None
     t.notify_id = 0
-    t.listening = False
+    t.after_stop, t.listening = t.listening, False
     task_stop.thread_goes_on(t.task)
-    if t.task.saved_mask >= 0 and t.execute is None:
-        no_handler_ran(t.task)
     stop_calls.interrupted(e, t)

@@ -11,6 +11,7 @@ class Tracee:
     """One traced thread. `host` is its id as the sentry sees it, `tid` as the sandbox does."""
 
     __slots__ = (
+        "after_stop",
         "args",
         "early",
         "execute",
@@ -48,5 +49,6 @@ class Tracee:
         self.saved: tuple[int, ...] | None = None  # orig_rax and argument registers to put back
         self.holding: Tracee | None = None  # a vfork child until whose exec or end this one is held
         self.holder: Tracee | None = None  # and the other way round
+        self.after_stop = False  # its stop has ended, the SIGCONT that ended it may still come
         self.listening = False  # in a group stop, by PTRACE_LISTEN
         self.trap_all = False  # stops at every call

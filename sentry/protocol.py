@@ -92,12 +92,21 @@ class Platform(Protocol):
         Costs nothing while the task does not run.
         """
 
+    def pending_limit(self, tgid: int) -> int:
+        """The soft RLIMIT_SIGPENDING of a process."""
+
     def has_ended(self, tid: int) -> bool:
         """Whether a thread is a zombie: a leader that waits for its threads to end."""
 
     # -- descriptors
     def descriptor(self, tid: int, fd: int) -> int:
-        """A duplicate, in the sentry, of a guest's descriptor (pidfd_getfd(2)). OSError(EBADF). Close it."""
+        """A duplicate, in the sentry, of a guest's descriptor (pidfd_getfd(2)). OSError(EBADF).
+
+        Give it back to `close_descriptor`.
+        """
+
+    def close_descriptor(self, fd: int) -> None:
+        """Close what `descriptor` gave."""
 
     def descriptor_info(self, tid: int, fd: int) -> str:
         """/proc/PID/fdinfo/FD. OSError(EBADF)."""

@@ -50,7 +50,7 @@ static struct call {
     {"adjtimex", SYS_adjtimex, {BAD}, 0, 0},
     {"gettimeofday", SYS_gettimeofday, {BAD, 0}, 0, 0},
     {"gettimeofday zone", SYS_gettimeofday, {P(scratch), BAD}, 0, 0},
-    {"settimeofday", SYS_settimeofday, {BAD, 0}, NO_READ_ONLY, 0},
+    {"settimeofday", SYS_settimeofday, {BAD, 0}, NO_READ_ONLY | NO_NULL, 0},
     {"time", SYS_time, {BAD}, NO_NULL, 0},
     {"nanosleep", SYS_nanosleep, {BAD, 0}, 0, 0},
     {"nanosleep rest", SYS_nanosleep, {P(zero_time), BAD}, 0, 0},

@@ -146,8 +146,8 @@ static void clones(void)
 {
     static char stack[16384] __attribute__((aligned(16)));
     int status;
+    signal(SIGUSR2, SIG_IGN); /* before the child, which may end at once */
     pid_t child = clone(clone_body, stack + sizeof stack, SIGUSR2, NULL);
-    signal(SIGUSR2, SIG_IGN);
     say("exit signal SIGUSR2: wait %s", outcome(waitpid(child, &status, 0)));
     say("__WCLONE: %s", waitpid(-1, &status, __WCLONE) == child ? status_text(status) : "wrong");
     child = child_that_exits(3);

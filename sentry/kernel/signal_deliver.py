@@ -19,6 +19,7 @@ from trapline.sentry.kernel.signals import (
     SI_TIMER,
     SIG_DFL,
     SIG_IGN,
+    SIGALRM,
     SIGCHLD,
     SIGCONT,
     SYNCHRONOUS,
@@ -84,7 +85,7 @@ def next_delivery(kernel: Kernel, task: Task, allow_stop: bool = True) -> Delive
         signo = info.signo
         action = action_of(group, signo)
         forced = info.code > 0 and bool(SYNCHRONOUS & bit(signo))
-        if info.code == SI_TIMER:
+        if info.code == SI_TIMER or signo == SIGALRM:
             kernel.timer_signal_delivered(group, info)
         if action.handler == SIG_IGN and not forced:
             continue
@@ -106,7 +107,11 @@ def next_delivery(kernel: Kernel, task: Task, allow_stop: bool = True) -> Delive
 
 
 def no_handler_ran(task: Task) -> None:
-    """A delivery stop ended without a handler: the host puts the mask of before ppoll and its like back."""
+    """The interruption of ppoll or its like ended without a handler: the host has put the mask back.
+
+    It does so when it issues the call again, not before: a signal that ends a stop is still judged by the
+    call's mask (sigsuspend that lets SIGCONT in, stopped and continued).
+    """
     if task.saved_mask >= 0:
         task.mask, task.saved_mask = task.saved_mask, -1
 

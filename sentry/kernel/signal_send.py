@@ -14,6 +14,7 @@ from trapline.sentry.kernel.signals import (
     DEFAULT_IGNORE,
     DEFAULT_STOP,
     SI_TIMER,
+    SI_TKILL,
     SIG_DFL,
     SIG_IGN,
     SIGCONT,
@@ -58,6 +59,8 @@ def send(kernel: Kernel, group: ThreadGroup, info: SigInfo, tid: int = 0) -> Non
         raise OSError(errno.ESRCH, "dead")
     if is_ignored(group, signo) and not _waits_for(kernel, group, target, signo):
         return
+    if info.code < 0 and info.code != SI_TKILL and info.code != SI_TIMER and queue_is_full(kernel, group):
+        raise OSError(errno.EAGAIN, "RLIMIT_SIGPENDING")
     queue = group.pending if target is None else target.pending
     if signo < SIGRTMIN and info.code != SI_TIMER and any(p.signo == signo for p in queue):
         return
@@ -65,6 +68,17 @@ def send(kernel: Kernel, group: ThreadGroup, info: SigInfo, tid: int = 0) -> Non
     if kernel.signal_taken_by_waiter(group, target, signo):
         return
     notify(kernel, group, signo, target)
+
+
+def queue_is_full(kernel: Kernel, group: ThreadGroup) -> bool:
+    """RLIMIT_SIGPENDING (getrlimit(2)): queued signals and POSIX timers together.
+
+    Linux counts them per user, the sentry per process: see docs/limits.md.
+    """
+    tasks = kernel.state.tasks
+    count = len(group.pending) + len(group.posix_timers) + sum(len(tasks[t].pending) for t in group.threads)
+    # Asking the host costs a call, so only when there is something to count.
+    return count > 0 and count >= kernel.platform.pending_limit(group.tgid)
 
 
 def _waits_for(kernel: Kernel, group: ThreadGroup, target: Task | None, signo: int) -> bool:
@@ -151,5 +165,5 @@ def mask_changed(kernel: Kernel, task: Task, old: int) -> None:
 
 
 __all__ = [
-    "DEFAULT_ACTION", "action_of", "deliverable", "flush", "is_ignored", "mask_changed", "notify", "send",
+    "DEFAULT_ACTION", "action_of", "deliverable", "flush", "is_ignored", "mask_changed", "notify", "queue_is_full", "send",
 ]  # fmt: skip

@@ -41,8 +41,8 @@ class SigInfo(msgspec.Struct):
     fields: bytes = b""
 
 
-class SigAction(msgspec.Struct):
-    """One disposition: struct kernel_sigaction of rt_sigaction(2)."""
+class SigAction(msgspec.Struct, frozen=True):
+    """One disposition: struct kernel_sigaction of rt_sigaction(2). A value: a fork shares it."""
 
     handler: int = 0  # 0 SIG_DFL, 1 SIG_IGN, else an address
     flags: int = 0
@@ -149,7 +149,7 @@ class ClockState(msgspec.Struct):
     boottime_base: int = -1  # host BOOTTIME likewise; -1: the sandbox's BOOTTIME is its MONOTONIC
     boottime_start: int = 0
     realtime_delta: int = 0  # at rate 1: sandbox REALTIME = host REALTIME + this, ns
-    realtime_start: int = 0  # at another rate: sandbox REALTIME at monotonic_base; the host's steps do not show
+    realtime_start: int = 0  # at another rate: sandbox REALTIME at monotonic_base
     boot_realtime: int = 0  # sandbox REALTIME when its MONOTONIC was 0 (btime of proc(5)); 0: not known yet
     timezone: tuple[int, int] = (0, 0)  # struct timezone of settimeofday(2)
 

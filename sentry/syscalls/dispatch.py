@@ -25,6 +25,7 @@ from trapline.sentry.protocol import Gone
 from trapline.sentry.syscalls.registry import Bound
 
 Args = tuple[int, int, int, int, int, int]
+_RT_SIGTIMEDWAIT = 128
 
 
 class Dispatcher:
@@ -222,6 +223,19 @@ class Dispatcher:
         if reply == -Restart.SYS and delivery.restart:
             return reply
         return -errno.EINTR if reply in (-Restart.SYS, -Restart.NOHAND, -Restart.RESTARTBLOCK) else reply
+
+    def interrupt_by_stop(self, task: Task) -> int | None:
+        """At the end of a job-control stop: what the call in flight returns, or None to leave it as it is.
+
+        Of the calls that wait here only sigtimedwait returns EINTR for a stop that no handler saw (signal(7)).
+        """
+        if task.call is None or task.call.nr != _RT_SIGTIMEDWAIT or task.tid not in self.running:
+            return None
+        self.kernel.timers.cancel(f"sleep:{task.tid}")
+        reply = self._step(task, Outcome.INTERRUPTED)
+        task.call = None
+        assert isinstance(reply, int)
+        return reply
 
     def unwind(self, task: Task) -> None:
         """Drop the coroutine but keep the record: the call is entered again from it (checkpoint)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import struct
 
+from trapline.sentry.kernel import signal_send
 from trapline.sentry.kernel.kernel import Kernel
 from trapline.sentry.kernel.signals import SIGALRM, SIGRTMAX
 from trapline.sentry.kernel.state import PosixTimer, Task, ThreadGroup, TimerSetting
@@ -53,6 +54,8 @@ def timer_create(kernel: Kernel, task: Task, clock_id: int, event: int, created:
     group = kernel.group(task)
     asked = read_sigevent(memory, event) if event else None
     clock_ids.check_timed(clock_id)
+    if signal_send.queue_is_full(kernel, group):
+        raise OSError(errno.EAGAIN, "RLIMIT_SIGPENDING")
     timer_id = _free_id(group)
     value, signo, notify, tid = asked or (timer_id, SIGALRM, SIGEV_SIGNAL, 0)
     _check_event(kernel, group, signo, notify, tid)

@@ -23,6 +23,7 @@ from trapline.sentry.kernel.signals import (
     unpack_siginfo,
 )
 from trapline.sentry.kernel.state import SigAction, SigInfo, Task, ThreadGroup
+from trapline.sentry.syscalls import posix_timers
 from trapline.sentry.syscalls.registry import handler
 
 CAP_KILL = 5
@@ -76,6 +77,8 @@ def kill(kernel: Kernel, task: Task, pid: int, signo: int) -> int:
     if not targets:
         raise OSError(errno.ESRCH, "no such process")
     allowed = [g for g in targets if _may_signal(kernel, task, g, signo)]
+    if not allowed and pid == -1:
+        return 0  # there were processes, and that is enough (Linux kill_something_info)
     if not allowed:
         raise OSError(errno.EPERM, "not permitted")
     if signo == 0:
@@ -197,6 +200,7 @@ def rt_sigaction(kernel: Kernel, task: Task, signo: int, new: int, old: int, siz
         if signo in (SIGKILL, SIGSTOP):
             raise OSError(errno.EINVAL, "cannot be caught")
         group = kernel.group(task)
+        was_ignored = signal_send.is_ignored(group, signo)
         if entry == SIG_DFL and not flags and not mask:
             group.actions.pop(signo, None)
         else:
@@ -204,6 +208,9 @@ def rt_sigaction(kernel: Kernel, task: Task, signo: int, new: int, old: int, siz
         ignored = entry == SIG_IGN or (entry == SIG_DFL and DEFAULT_IGNORE & bit(signo))
         if ignored:
             signal_send.flush(kernel, group, bit(signo))
+        elif was_ignored and group.posix_timers:
+            # A timer that expired while its signal was ignored starts again (Linux 6.13).
+            posix_timers.posix_timer_unignored(kernel, group, signo)
     return Reply.HOST
 
 

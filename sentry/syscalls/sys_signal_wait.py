@@ -8,7 +8,7 @@ import struct
 from trapline.sentry.kernel import signal_send
 from trapline.sentry.kernel.block import Interrupted, Outcome, Restart
 from trapline.sentry.kernel.kernel import CLOCK_MONOTONIC, Kernel
-from trapline.sentry.kernel.signals import UNMASKABLE, bit, pack_siginfo
+from trapline.sentry.kernel.signals import SI_TIMER, SIGALRM, UNMASKABLE, bit, pack_siginfo
 from trapline.sentry.kernel.state import SigInfo, Task
 from trapline.sentry.syscalls.registry import handler
 
@@ -66,7 +66,7 @@ def _take(kernel: Kernel, task: Task, asked: int) -> SigInfo | None:
                 if p is found:
                     del queue[i]
                     break
-            if found.code == -2:
+            if found.code == SI_TIMER or found.signo == SIGALRM:
                 kernel.timer_signal_delivered(group, found)
             return found
     return None

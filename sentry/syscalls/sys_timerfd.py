@@ -7,7 +7,6 @@ sentry's: times are converted to the host's clocks and set by a duplicate of the
 from __future__ import annotations
 
 import errno
-import os
 
 from trapline.sentry.kernel.kernel import Kernel
 from trapline.sentry.kernel.state import Task
@@ -49,7 +48,7 @@ def timerfd_settime(kernel: Kernel, task: Task, fd: int, flags: int, new: int, o
             value = keeper.span_to_host(value)
         kernel.platform.timerfd_settime(duplicate, flags, value, keeper.span_to_host(interval))
     finally:
-        os.close(duplicate)
+        kernel.platform.close_descriptor(duplicate)
     if old:
         write_itimerspec(memory, old, *before)
     return 0
@@ -62,6 +61,6 @@ def timerfd_gettime(kernel: Kernel, task: Task, fd: int, setting: int) -> int:
     try:
         now = _old(kernel, duplicate)
     finally:
-        os.close(duplicate)
+        kernel.platform.close_descriptor(duplicate)
     write_itimerspec(kernel.memory(task), setting, *now)
     return 0

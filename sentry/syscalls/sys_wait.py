@@ -109,8 +109,52 @@ async def wait4(kernel: Kernel, task: Task, pid: int, status: int, options: int,
 async def waitid(
     kernel: Kernel, task: Task, idtype: int, ident: int, info: int, options: int, rusage: int
 ) -> int:
-    """waitid(2). EINVAL, ECHILD, EBADF (P_PIDFD), EFAULT."""
-    options &= 0xFFFFFFFF
+    """waitid(2). EINVAL, ECHILD, EBADF (P_PIDFD), EFAULT.
+
+    Linux writes `info`, as zeros, on an error too, so that a bad pointer is EFAULT before anything else.
+    """
+    try:
+        event = await _choose(kernel, task, idtype, ident, options & 0xFFFFFFFF)
+    except OSError:
+        if info:
+            _write_info(kernel, task, info, b"")
+        raise
+    while event is not None and event.kind == "exited":
+        child = event.child
+        if not options & WNOWAIT:
+            task_exit.release(kernel, child)
+        keep = options & (WNOTHREAD | WCLONE | WALL | WNOWAIT)
+        result = await kernel.execute((P_PID, child.tgid, info, keep | WEXITED | WNOHANG, rusage))
+        if result != -errno.ECHILD:
+            return result
+        event = await _choose(kernel, task, idtype, ident, options & 0xFFFFFFFF)
+    packed = b""
+    if event is not None:
+        child, stopped = event.child, event.kind == "stopped"
+        _consume(event, options)
+        packed = pack_siginfo(
+            SigInfo(
+                signo=SIGCHLD,
+                code=CLD_STOPPED if stopped else CLD_CONTINUED,
+                pid=child.tgid,
+                uid=child.uids[0],
+                status=child.stop_signal if stopped else SIGCONT,
+            )
+        )
+    if info:
+        _write_info(kernel, task, info, packed)
+    return 0
+
+
+def _write_info(kernel: Kernel, task: Task, address: int, packed: bytes) -> None:
+    """The fields that waitid fills; the padding between them stays as it is."""
+    packed = packed.ljust(28, b"\0")
+    memory = kernel.memory(task)
+    memory.write(address, packed[:12])
+    memory.write(address + 16, packed[16:28])
+
+
+async def _choose(kernel: Kernel, task: Task, idtype: int, ident: int, options: int) -> Event | None:
     known = WNOHANG | WNOWAIT | WEXITED | WSTOPPED | WCONTINUED | WNOTHREAD | WCLONE | WALL
     if options & ~known or not options & (WEXITED | WSTOPPED | WCONTINUED):
         raise OSError(errno.EINVAL, "options")
@@ -127,31 +171,4 @@ async def waitid(
             raise OSError(errno.EINVAL, "id")
     elif idtype != P_ALL:
         raise OSError(errno.EINVAL, "idtype")
-    selection = Selection(idtype, ident, options, task.tid)
-    while True:
-        event = await _next_event(kernel, task, selection)
-        if event is None:
-            if info:
-                kernel.memory(task).write(info, bytes(28))
-            return 0
-        child = event.child
-        if event.kind == "exited":
-            if not options & WNOWAIT:
-                task_exit.release(kernel, child)
-            keep = options & (WNOTHREAD | WCLONE | WALL | WNOWAIT)
-            result = await kernel.execute((P_PID, child.tgid, info, keep | WEXITED | WNOHANG, rusage))
-            if result == -errno.ECHILD:
-                continue
-            return result
-        _consume(event, options)
-        if info:
-            stopped = event.kind == "stopped"
-            packed = SigInfo(
-                signo=SIGCHLD,
-                code=CLD_STOPPED if stopped else CLD_CONTINUED,
-                pid=child.tgid,
-                uid=child.uids[0],
-                status=child.stop_signal if stopped else SIGCONT,
-            )
-            kernel.memory(task).write(info, pack_siginfo(packed)[:28])
-        return 0
+    return await _next_event(kernel, task, Selection(idtype, ident, options, task.tid))

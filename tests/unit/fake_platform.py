@@ -116,11 +116,17 @@ class FakePlatform:
     def set_cpu_alarm(self, key: str, tid: int, whole_group: bool, after: int) -> None:
         self.cpu_alarms[key] = after
 
+    def pending_limit(self, tgid: int) -> int:
+        return 1000
+
     def has_ended(self, tid: int) -> bool:
         return tid in self.gone
 
     def descriptor(self, tid: int, fd: int) -> int:
         raise OSError(errno.EBADF, "fake")
+
+    def close_descriptor(self, fd: int) -> None:
+        return
 
     def descriptor_info(self, tid: int, fd: int) -> str:
         try:

@@ -66,6 +66,9 @@ class TimePlatform(FakePlatform):
         self.timerfds[duplicate] = self.timerfds.get(-fd, (0, 0, 0))
         return duplicate
 
+    def close_descriptor(self, fd: int) -> None:
+        os.close(fd)
+
     def timerfd_settime(self, fd: int, flags: int, value: int, interval: int) -> None:
         self.timerfds[-4] = (flags, value, interval)
 

@@ -7,7 +7,10 @@ from harness import do, same, workload
 
 DETERMINISTIC = (
     "processes",
+    "waits",
     "exec",
+    "frames",
+    "jobs",
     "signals",
     "timing",
     "badptr",

@@ -1,0 +1,227 @@
+"""The sentry decides what it says it decides: a launcher that only executes programs fails all of this."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+from guests import Running, compiled, lines_of, python_file
+from harness import do, native, stats, workload
+
+from trapline.sentry.syscalls.table import TABLE
+
+BAD = 1  # an address where nothing is
+#: Arguments of the calls that the filter sends here for some only, or that would do something with none.
+ARGUMENTS = {
+    "prctl": (1, 0),  # PR_SET_PDEATHSIG
+    "getrlimit": (0, BAD),
+    "setrlimit": (0, BAD),
+    "prlimit64": (0, 0),
+    "clone": (1 << 23,),  # CLONE_UNTRACED: a child without a signal, see below
+    "ppoll": (0, 0, 0, BAD, 8),
+    "pselect6": (0, 0, 0, 0, 0, BAD),
+    "epoll_pwait": (0, 0, 0, 0, BAD, 8),
+    "epoll_pwait2": (0, 0, 0, 0, BAD, 8),
+    "alarm": (1000,),
+    "timer_create": (99,),
+    "seccomp": (99,),
+}
+#: Made by the program by other means.
+OTHERWISE = {"rt_sigreturn", "vfork", "pause"}
+#: A fork by hand: the children would go on in the loop and make the calls as well.
+LEFT_OUT = {"clone"}
+
+
+def owned() -> list[str]:
+    return [row.name for row in TABLE if row.owned()]
+
+
+def test_every_owned_call_reaches_its_handler(platform: str, tmp_path: Path) -> None:
+    """Each is made three times, and is counted three times more than in a run without."""
+    numbers = {row.name: row.nr for row in TABLE}
+    names = [name for name in owned() if name not in OTHERWISE | LEFT_OUT]
+    calls = [":".join(map(str, (numbers[name], *ARGUMENTS.get(name, ())))) for name in names]
+    program, log = compiled("ownership"), tmp_path / "log"
+    without = stats(platform, [program, "make"], tmp_path)["calls"]
+    found = stats(platform, [program, "make", *calls], tmp_path, f"--log={log}")["calls"]
+    assert isinstance(without, dict) and isinstance(found, dict)
+    more = {name: found.get(name, 0) - without.get(name, 0) for name in [*names, *OTHERWISE]}
+    extra = {"setitimer": 3, "rt_sigaction": 1, "rt_sigprocmask": 1}  # of the other means
+    assert more == {name: 3 + extra.get(name, 0) for name in more}
+    assert "not implemented" not in log.read_text()
+
+
+def test_clocks_start_with_the_sandbox(platform: str) -> None:
+    """MONOTONIC and BOOTTIME are near 0, by the vDSO and by calls; REALTIME is the host's. RAW has the host's
+    distance from MONOTONIC, as in any time namespace."""
+    result = do(platform, [compiled("ownership"), "clocks"])
+    values = {name: [int(v) for v in text.split()] for name, text in lines_of(result).items()}
+    now = time.time() * 1000
+    for name in ("monotonic", "boottime", "coarse"):
+        assert all(0 <= value < 5000 for value in values[name]), (name, values)
+    apart = (time.clock_gettime(time.CLOCK_MONOTONIC_RAW) - time.clock_gettime(time.CLOCK_MONOTONIC)) * 1000
+    assert abs(values["raw"][0] - values["monotonic"][0] - apart) < 50, (values, apart)
+    assert all(abs(value - now) < 5000 for value in values["realtime"]), values
+    assert all(abs(fast - slow) < 50 for fast, slow in values.values()), values
+
+
+@pytest.mark.parametrize("rate, slower", [("1/2", 2.0), ("2", 0.5)])
+def test_the_clocks_rate(platform: str, rate: str, slower: float) -> None:
+    """0.2 s of the guest's are 0.4 s of the host's, by every owned wait, while the guest sees 0.2."""
+    took = {}
+    with Running(platform, [compiled("ownership"), "waits"], f"--clock-rate={rate}") as running:
+        running.wait_for(b"begin\n")
+        last = time.monotonic()
+        for name in ("nanosleep", "setitimer", "timer_settime", "timerfd_settime", "sigtimedwait"):
+            running.wait_for(b"\n" + name.encode() + b" ")
+            now = time.monotonic()
+            took[name], last = now - last, now
+        result = running.finish()
+    assert result.status == 0 and result.stderr == b"", result
+    seen = dict(line.split() for line in result.stdout.decode().splitlines() if line[0] not in "=b")
+    for name, host in took.items():
+        # A line that the reader was late for makes the next wait shorter.
+        assert 0.2 * slower - 0.03 < host < 0.2 * slower + 0.12, (name, took, seen)
+        assert 200 <= int(seen[name]) < 260, (name, seen)
+    assert 200 <= int(seen["realtime"]) < 260, seen
+
+
+def test_setting_the_clock_needs_the_capability(platform: str) -> None:
+    """As root of a container: CAP_SYS_TIME is not among what guests keep."""
+    lines = lines_of(do(platform, [compiled("ownership"), "set"]))
+    assert lines["clock_settime"] == lines["settimeofday"] == "EPERM"
+    assert lines["not moved"] == "yes" and lines["gettimeofday agrees"] == "yes"
+
+
+DRIVER = """
+import sys
+from trapline.sentry.cli.main import main
+from trapline.sentry.syscalls import registry, sys_itimer, sys_signal, sys_time, structs
+{before}
+sys.exit(main(["do", "--platform={platform}", *{flags!r}, "--", *{command!r}]))
+"""
+WITH_CAPABILITY = """
+from trapline.platform.host_services import HostServices
+HostServices.credentials = lambda self, tid: ((0, 0, 0), (1 << 41) - 1)
+"""
+
+
+def drive(tmp_path: Path, platform: str, before: str, command: list[str], *flags: str):  # type: ignore
+    text = DRIVER.format(before=before, platform=platform, flags=list(flags), command=command)
+    return native(python_file(tmp_path, text))
+
+
+def test_setting_the_clock_moves_this_sandbox_only(platform: str, tmp_path: Path) -> None:
+    """A guest that may moves its own wall clock, for all of its processes, and nobody else's."""
+    before = time.time()
+    result = drive(tmp_path, platform, WITH_CAPABILITY, [compiled("ownership"), "set"])
+    assert abs(time.time() - before) < 60
+    lines = lines_of(result)
+    assert lines["clock_settime"] == "ok" and lines["moved a day"] == "yes", result
+    assert lines["gettimeofday agrees"] == "yes" and lines["settimeofday"] == "ok"
+    other = lines_of(do(platform, [compiled("ownership"), "clocks"]))
+    assert abs(int(other["realtime"].split()[0]) - time.time() * 1000) < 5000
+
+
+OVERRIDES = """
+import struct
+def getitimer(kernel, task, which, address):
+    kernel.memory(task).write(address, struct.pack("<4q", 0, 0, 4321, 0))
+    return 0
+def clock_gettime(kernel, task, clock_id, address):
+    kernel.memory(task).write(address, struct.pack("<2q", 777, 0))
+    return 0
+registry.override("getitimer", getitimer)
+registry.override("kill", lambda kernel, task, pid, signo: -18)
+registry.override("clock_gettime", clock_gettime)
+registry.override("getppid", lambda kernel, task: 4242)
+"""
+
+
+def test_an_overridden_handler_changes_the_guest(platform: str, tmp_path: Path) -> None:
+    """Of owned calls, and of a lent one, which the filter then sends to the sentry."""
+    command = [compiled("ownership"), "answers"]
+    plain = lines_of(do(platform, command))
+    assert plain["getitimer"] == "0" and plain["kill"] == "ok"
+    assert int(plain["clock_gettime"]) < 10 and int(plain["getppid"]) != 4242
+    changed = drive(tmp_path, platform, OVERRIDES, command)
+    assert lines_of(changed) == {
+        "getitimer": "4321", "kill": "errno 18", "clock_gettime": "777", "getppid": "4242",
+    }, changed  # fmt: skip
+
+
+#: Sends the kernel's whole state through msgspec and back: in the middle of the run, after batches and
+#: between stops, and at its end. What is equal may still be one object in two places, which would be two after a restore.
+ROUND_TRIP = """
+import json
+import msgspec
+from trapline.platform import engine, pump, session
+from trapline.sentry.kernel.state import KernelState
+
+found = {{"trips": 0, "tasks": 0, "calls": 0, "timers": 0, "different": 0, "shared": []}}
+kernel = None
+
+def walk(value, path, seen):
+    if isinstance(value, msgspec.Struct) and not value.__struct_config__.frozen:
+        parts = [(name, getattr(value, name)) for name in value.__struct_fields__]
+    elif isinstance(value, dict):
+        parts = list(value.items())
+    elif isinstance(value, list):
+        parts = list(enumerate(value))
+    else:
+        return
+    if id(value) in seen:
+        found["shared"].append(seen[id(value)] + " = " + path)
+    seen[id(value)] = path
+    for name, part in parts:
+        walk(part, path + "." + str(name), seen)
+
+def trip(state):
+    found["trips"] += 1
+    found["tasks"] = max(found["tasks"], len(state.tasks))
+    found["calls"] = max(found["calls"], sum(t.call is not None for t in state.tasks.values()))
+    found["timers"] = max(found["timers"], len(state.timers))
+    for module in (msgspec.msgpack, msgspec.json):
+        if module.decode(module.encode(state), type=KernelState) != state:
+            found["different"] += 1
+    walk(state, "", {{}})
+
+report, batch, serve_stop = session.Session._report, pump.Pump.batch, engine.Engine.serve_stop
+
+def new_report(self):
+    trip(self.kernel.state)
+    with open({file!r}, "w") as f:
+        json.dump(found, f)
+    report(self)
+
+def new_batch(self):
+    batch(self)
+    if self.batches % 4 == 1 and found["trips"] < 120:
+        trip(self.engine.kernel.state)
+
+def new_serve_stop(self, host, status):
+    serve_stop(self, host, status)
+    if self.stops % 8 == 1 and found["trips"] < 120:
+        trip(self.kernel.state)
+
+session.Session._report, pump.Pump.batch, engine.Engine.serve_stop = new_report, new_batch, new_serve_stop
+"""
+
+
+@pytest.mark.parametrize(
+    "name, calls, timers",
+    [("processes", 1, 0), ("exec", 0, 0), ("signals", 1, 1), ("threads_exit", 1, 0), ("killall", 1, 0),
+     ("jobs", 1, 0)],
+)  # fmt: skip
+def test_the_kernels_state_is_plain_data(
+    platform: str, tmp_path: Path, name: str, calls: int, timers: int
+) -> None:
+    file = tmp_path / "found"
+    result = drive(tmp_path, platform, ROUND_TRIP.format(file=str(file)), [workload(name)])
+    assert result.status == 0 and result.stderr == b"", result
+    found = json.loads(file.read_text())
+    assert found["different"] == 0 and found["shared"] == [], found
+    assert found["trips"] > 9 and found["tasks"] > 1, found
+    assert found["calls"] >= calls and found["timers"] >= timers, found
