@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 _STOP_SIGNALS = frozenset({signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU})
 _SIGTRAP = 5
+#: A notification: id, host tid, number, arguments, instruction pointer.
+Note = tuple[int, int, int, tuple[int, int, int, int, int, int], int]
 
 
 class Engine(HostServices):
@@ -39,6 +41,8 @@ class Engine(HostServices):
         super().__init__()
         self.tracees: dict[int, Tracee] = {}
         self.by_tid: dict[int, Tracee] = {}
+        #: Calls that were received while something else was waited for.
+        self.held_back: list[Note] = []
         self.early: set[int] = set()
         self.stillborn: set[int] = set()
         #: Deaths that were met while something else was waited for.
@@ -88,6 +92,8 @@ class Engine(HostServices):
             served += 1
             self.stops += 1
             self.serve_stop(host, status)
+            if len(self.tracees) == 1 and not self.deferred:
+                break  # the only one is running again, and its next stop sends a SIGCHLD of its own
         return served
 
     def serve_stop(self, host: int, status: int) -> None:
@@ -148,10 +154,6 @@ class Engine(HostServices):
             group.vdso = self.vdso.install(self, t)
         except OSError as error:
             self.log(f"no vDSO for task {t.tid}: {error}")
-
-    def has_held_back(self) -> bool:
-        """Whether calls wait that were received already."""
-        return False
 
     def serve_notification(self) -> None:
         """Serve one; only where calls come by notification."""

@@ -21,6 +21,7 @@ _ioctl.argtypes = [ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p]
 _ioctl.restype = ctypes.c_int
 
 _NOTE = struct.Struct("=QIIiIQ6Q")
+_ZERO = bytes(_NOTE.size)
 _RESPONSE = struct.Struct("=QqiI")
 
 
@@ -47,7 +48,7 @@ class Listener:
         self._note_at = ctypes.addressof(self._note)
         self._response = ctypes.create_string_buffer(_RESPONSE.size)
         self._response_at = ctypes.addressof(self._response)
-        self._zero = bytes(_NOTE.size)
+        self._view = memoryview(self._note).cast("B")
         if sync_wake_up:
             self.sync = _ioctl(fd, SET_FLAGS, SYNC_WAKE_UP) == 0
 
@@ -56,7 +57,7 @@ class Listener:
 
         The kernel wants a zeroed structure (EINVAL otherwise).
         """
-        ctypes.memmove(self._note_at, self._zero, 80)
+        self._view[:] = _ZERO
         if _ioctl(self.fd, RECV, self._note_at) < 0:
             return None
         ident, host, _, nr, _, ip, a, b, c, d, e, f = _NOTE.unpack_from(self._note)

@@ -6,6 +6,7 @@ next event itself, for LINGER ms, before it gives the thread back; BATCH bounds 
 
 from __future__ import annotations
 
+import gc
 import os
 import select
 import signal
@@ -76,11 +77,15 @@ class Pump:
                 self.on_user_signal(number)
             # A key of the terminal reached the guests by itself; like a shell we wait for what they do.
         if stops:
-            while self.engine.serve_stops(64) == 64:
-                continue
+            self.engine.serve_stops(256)
 
     async def run(self) -> None:
         """Until `done`."""
+        # What start-up made lives as long as we do: the collector need not look at it, nor at every 700th
+        # tuple. The kernel's state has no cycles.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 20)
         self._signals()
         self.engine.serve_stops(1024)
         while not self.done:
@@ -106,7 +111,7 @@ class Pump:
                     self.remove(fd)  # the listener, once the last task under its filter is gone
                     continue
                 action()
-            while self.engine.has_held_back():
+            while self.engine.held_back:
                 self.engine.serve_notification()
             timeout = LINGER
             if time.monotonic_ns() > end:

@@ -26,12 +26,11 @@ class SeccompEngine(Engine):
         super().__init__()
         self.notifications = 0
         self.cancelled = 0
-        self._held_back: list[tuple[int, int, int, tuple[int, int, int, int, int, int], int]] = []
 
     def serve_notification(self) -> None:
         """Receive one notification and serve it."""
-        if self._held_back:
-            note = self._held_back.pop(0)
+        if self.held_back:
+            note = self.held_back.pop(0)
         else:
             received = self.listener.receive()
             if received is None:
@@ -87,9 +86,4 @@ class SeccompEngine(Engine):
                 continue
             if note[1] == t.host:
                 return note[0]
-            self._held_back.append(note)
-
-    def has_held_back(self) -> bool:
-        """Whether calls wait that were received already."""
-        return bool(self._held_back)
-
+            self.held_back.append(note)

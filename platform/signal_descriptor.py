@@ -12,6 +12,8 @@ from trapline.platform.cpu_alarms import SIGNAL as CPU_ALARM
 WATCHED = (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, CPU_ALARM)
 SI_KERNEL = 0x80
 _SIZE = 128
+_SIGCHLD = int(signal.SIGCHLD)
+_ONE_CHILD = [(_SIGCHLD, 0, 0)]
 #: ssi_signo, ssi_errno, ssi_code, seven fields and ssi_status, ssi_int.
 _HEAD = struct.Struct("<Iii32xi")
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -33,6 +35,8 @@ class SignalDescriptor:
             raw = os.read(self.fd, _SIZE * 8)
         except BlockingIOError:
             return []
+        if len(raw) == _SIZE and raw[0] == _SIGCHLD:
+            return _ONE_CHILD
         found = []
         for at in range(0, len(raw), _SIZE):
             number, _, code, value = _HEAD.unpack_from(raw, at)

@@ -28,6 +28,7 @@ from trapline.sentry.kernel.state import SigAction, SigInfo, Task, TaskStatus, T
 if TYPE_CHECKING:
     from trapline.sentry.kernel.kernel import Kernel
 
+RLIMIT_SIGPENDING = 11
 DEFAULT_ACTION = SigAction()
 
 
@@ -77,8 +78,13 @@ def queue_is_full(kernel: Kernel, group: ThreadGroup) -> bool:
     """
     tasks = kernel.state.tasks
     count = len(group.pending) + len(group.posix_timers) + sum(len(tasks[t].pending) for t in group.threads)
-    # Asking the host costs a call, so only when there is something to count.
-    return count > 0 and count >= kernel.platform.pending_limit(group.tgid)
+    if not count:
+        return False
+    limit = group.limits.get(RLIMIT_SIGPENDING)
+    if limit is None:
+        # Asking the host is slow; prlimit(2) on this limit passes the sentry, which forgets it then.
+        limit = group.limits[RLIMIT_SIGPENDING] = kernel.platform.pending_limit(group.tgid)
+    return count >= limit
 
 
 def _waits_for(kernel: Kernel, group: ThreadGroup, target: Task | None, signo: int) -> bool:

@@ -106,7 +106,7 @@ class ThreadGroup(msgspec.Struct):
     itimers: dict[int, TimerSetting] = {}
     posix_timers: dict[int, PosixTimer] = {}
     next_timer_id: int = 0
-    limits: dict[int, tuple[int, int]] = {}  # only those the sentry owns
+    limits: dict[int, int] = {}  # soft limits that were asked of the host, until they are set again
     vdso: int = 0  # address of our image in this address space; 0: none
     exe: str = ""
 

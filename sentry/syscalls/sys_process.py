@@ -156,12 +156,16 @@ def seccomp(kernel: Kernel, task: Task, operation: int, flags: int, args: int) -
 def prlimit64(kernel: Kernel, task: Task, pid: int, resource: int, new: int, old: int) -> Reply:
     """prlimit(2): executed by the host, which enforces the limit; RLIMIT_CPU becomes the sentry's with its
     CPU clocks."""
+    group = kernel.state.groups.get(pid or task.tgid)
+    if group is not None:
+        group.limits.pop(resource, None)
     return Reply.HOST
 
 
 @handler("setrlimit")
 def setrlimit(kernel: Kernel, task: Task, resource: int, new: int) -> Reply:
     """setrlimit(2)."""
+    kernel.group(task).limits.pop(resource, None)
     return Reply.HOST
 
 

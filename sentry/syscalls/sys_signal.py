@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import struct
+from copy import copy
 
 from trapline.sentry.kernel import signal_send
 from trapline.sentry.kernel.block import Reply
@@ -87,7 +88,7 @@ def kill(kernel: Kernel, task: Task, pid: int, signo: int) -> int:
     for target in allowed:
         # A zombie exists for kill(2), but nothing can happen to it.
         if target.exit_status < 0:
-            signal_send.send(kernel, target, info)
+            signal_send.send(kernel, target, copy(info))  # two queues never hold one object (state.py)
     return 0
 
 
