@@ -51,6 +51,8 @@ class Engine(HostServices):
         self.vdso: VdsoSetup | None = None
         self.stops = 0
         self.tasks_peak = 0
+        #: Called at every call's entry (True) and exit of a task under trap_all; its registers can be read.
+        self.on_trap: Callable[[Tracee, bool], None] = lambda t, entering: None
         self.log: Callable[[str], None] = lambda text: None
 
     # -- tracees
@@ -77,6 +79,19 @@ class Engine(HostServices):
         else:
             pt.cont(t.host, signo)
 
+    def set_trap_all(self, tid: int, on: bool) -> None:
+        """Stop a running task at every call, entry and exit, or no longer; `on_trap` sees the stops.
+
+        The filter cannot be changed once it is installed, so this is how a live strace, fault injection or a
+        moved wall clock see the calls that are the host's. Children inherit it. Gone.
+        """
+        t = self.find(tid)
+        if t.trap_all == on:
+            return
+        t.trap_all = on
+        if not t.listening:
+            pt.call(pt.PTRACE_INTERRUPT, t.host)  # it goes on in the other way
+
     # -- stops
     def serve_stops(self, limit: int) -> int:
         """Serve the stops and deaths that are waiting, `limit` at most; how many there were."""
@@ -92,8 +107,12 @@ class Engine(HostServices):
             served += 1
             self.stops += 1
             self.serve_stop(host, status)
-            if len(self.tracees) == 1 and not self.deferred:
-                break  # the only one is running again, and its next stop sends a SIGCHLD of its own
+            if len(self.tracees) == 1 and host in self.tracees and not (
+                self.early or self.stillborn or self.deferred
+            ):
+                # What was served is the only one there is: it runs again, and its next stop sends a SIGCHLD
+                # of its own. After another's stop or death it may be waiting, with a SIGCHLD that merged.
+                break
         return served
 
     def serve_stop(self, host: int, status: int) -> None:

@@ -31,6 +31,7 @@ from trapline.sentry.protocol import Gone
 Registers = linux_struct.user_regs_struct
 
 PTRACE_SEIZE, PTRACE_INTERRUPT, PTRACE_LISTEN = 0x4206, 0x4207, 0x4208
+PTRACE_GET_SYSCALL_INFO = 0x420E
 PTRACE_GETSIGMASK, PTRACE_SETSIGMASK = 0x420A, 0x420B
 PTRACE_O_TRACESECCOMP, PTRACE_O_EXITKILL = 0x80, 0x100000
 OPTIONS = (
@@ -169,6 +170,15 @@ def wait_now(host: int) -> int | None:
 def last_rusage() -> bytes:
     """struct rusage of what the last wait returned."""
     return _rusage.raw
+
+
+_syscall_info = ctypes.create_string_buffer(88)
+
+
+def at_entry(host: int) -> bool:
+    """Whether a task that stands at a call's stop is entering it (PTRACE_GET_SYSCALL_INFO, Linux 5.3)."""
+    call(PTRACE_GET_SYSCALL_INFO, host, 88, ctypes.addressof(_syscall_info))
+    return _syscall_info.raw[0] == 1
 
 
 def signed(value: int) -> int:

@@ -64,14 +64,14 @@ def apply_at_entry(e: Engine, t: Tracee, reply: int | Reply | Execute) -> None:
         regs.rax = reply & pt.U64
         regs.orig_rax = pt.U64
         e.regs.store(t.host)
-        pt.cont(t.host)
+        e.resume(t)
     elif reply is Reply.HOST:
         e.resume(t)
     elif reply is Reply.BLOCKED:
         t.parked = True
         regs.orig_rax = PAUSE
         e.regs.store(t.host)
-        pt.cont(t.host)
+        e.resume(t)
     else:
         assert isinstance(reply, Execute)
         execute(e, t, reply)
@@ -86,14 +86,14 @@ def _parked_again(e: Engine, t: Tracee) -> None:
         e.regs.r.rax = value & pt.U64
         e.regs.r.orig_rax = pt.U64
         e.regs.store(t.host)
-        pt.cont(t.host)
+        e.resume(t)
     elif t.reissue is not None:
         t.parked = False
         request, t.reissue = t.reissue, None
         e.regs.r.orig_rax = t.nr
         execute(e, t, request)
     else:
-        pt.cont(t.host)
+        e.resume(t)
 
 
 def execute(e: Engine, t: Tracee, request: Execute) -> None:
@@ -126,8 +126,12 @@ def put_back(e: Engine, saved: tuple[int, ...]) -> None:
 def exit_stop(e: Engine, t: Tracee) -> None:
     """The exit of a call that the host executed for the sentry (or of any call, under trap_all)."""
     if t.execute is None:
+        if t.trap_all:
+            e.on_trap(t, pt.at_entry(t.host))
         e.resume(t)
         return
+    if t.trap_all:
+        e.on_trap(t, False)
     request, saved = t.execute, t.saved
     t.execute = t.saved = None
     regs = e.regs.load(t.host)
