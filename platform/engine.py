@@ -13,8 +13,8 @@ import signal
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from trapline.platform import ptrace_calls as pt
 from trapline.platform import pokes, stop_calls, stop_signals, stop_tasks
+from trapline.platform import ptrace_calls as pt
 from trapline.platform.host_services import HostServices
 from trapline.platform.tracee import Tracee
 from trapline.sentry.kernel.block import Execute
@@ -146,7 +146,7 @@ class Engine(HostServices):
             else:
                 stop_signals.delivery_stop(self, t, signo)
         elif event == pt.EVENT_STOP:
-            if t.early or t.saved is not None and t.execute is None:
+            if t.early or (t.saved is not None and t.execute is None):
                 stop_tasks.first_stop(self, t)
             elif signo in _STOP_SIGNALS:
                 stop_signals.group_stop(self, t, signo)

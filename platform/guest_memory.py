@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import struct
+from typing import Any
 
 from trapline.sentry.protocol import Gone
 
@@ -16,7 +17,7 @@ PAGE = 4096
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-_arguments = [
+_arguments: list[Any] = [
     ctypes.c_int, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_ulong,
 ]  # fmt: skip
 _readv, _writev = _libc.process_vm_readv, _libc.process_vm_writev

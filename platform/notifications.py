@@ -69,12 +69,12 @@ class Listener:
             _RESPONSE.pack_into(self._response, 0, ident, 0, result, 0)
         else:
             _RESPONSE.pack_into(self._response, 0, ident, result, 0, 0)
-        return _ioctl(self.fd, SEND, self._response_at) == 0
+        return bool(_ioctl(self.fd, SEND, self._response_at) == 0)
 
     def go_on(self, ident: int) -> bool:
         """Let the host execute the call as it stands."""
         _RESPONSE.pack_into(self._response, 0, ident, 0, 0, CONTINUE)
-        return _ioctl(self.fd, SEND, self._response_at) == 0
+        return bool(_ioctl(self.fd, SEND, self._response_at) == 0)
 
     def add_descriptor(self, ident: int, fd: int) -> int:
         """Install a descriptor in the caller and finish its call with its number. OSError."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+from typing import Any, Protocol
 
 from ptrace.binding import linux_struct
 from ptrace.binding.func import (
@@ -28,7 +29,36 @@ from ptrace.binding.func import (
 
 from trapline.sentry.protocol import Gone
 
-Registers = linux_struct.user_regs_struct
+
+class Registers(Protocol):
+    """python-ptrace's user_regs_struct on x86-64 (asm/user_64.h)."""
+
+    r15: int
+    r14: int
+    r13: int
+    r12: int
+    rbp: int
+    rbx: int
+    r11: int
+    r10: int
+    r9: int
+    r8: int
+    rax: int
+    rcx: int
+    rdx: int
+    rsi: int
+    rdi: int
+    orig_rax: int
+    rip: int
+    cs: int
+    eflags: int
+    rsp: int
+    ss: int
+    fs_base: int
+    gs_base: int
+
+
+_Structure: Any = linux_struct.user_regs_struct
 
 PTRACE_SEIZE, PTRACE_INTERRUPT, PTRACE_LISTEN = 0x4206, 0x4207, 0x4208
 PTRACE_GET_SYSCALL_INFO = 0x420E
@@ -70,14 +100,24 @@ class RegisterFile:
     """A buffer for one tracee's registers at a time."""
 
     def __init__(self) -> None:
-        self.r = Registers()
-        self._at = ctypes.addressof(self.r)
+        structure = _Structure()
+        self.r: Registers = structure
+        self._structure = structure
+        self._at = ctypes.addressof(structure)
 
     def load(self, host: int) -> Registers:
         """PTRACE_GETREGS."""
         if _ptrace(PTRACE_GETREGS, host, 0, self._at) == -1:
             raise Gone(host)
         return self.r
+
+    def copy(self) -> bytes:
+        """All of them, for `put`."""
+        return bytes(self._structure)
+
+    def put(self, saved: bytes) -> None:
+        """Take back what `copy` gave; `store` writes it."""
+        ctypes.memmove(self._at, saved, len(saved))
 
     def store(self, host: int) -> None:
         """PTRACE_SETREGS."""

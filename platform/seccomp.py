@@ -16,7 +16,6 @@ from trapline.sentry.kernel.block import Reply
 from trapline.sentry.protocol import Gone
 
 
-
 class SeccompEngine(Engine):
     """See the module."""
 

@@ -197,7 +197,7 @@ def interrupted(e: Engine, t: Tracee) -> None:
     Nothing of an interrupt of ours may be seen by the guest: no call may return EINTR for it. The end of a
     group stop is different: some calls do return EINTR then (signal(7)), and programs see it natively.
     """
-    regs = e.regs.load(t.host)
+    e.regs.load(t.host)
     task = t.task
     assert task is not None
     value = e.dispatcher.take_result(task) if task.call is not None else None

@@ -43,7 +43,7 @@ class VdsoSetup:
         if found is None:
             return 0
         entry, base = found
-        before = bytes(regs)
+        before = e.regs.copy()
         mask = pt.get_sigmask(t.host)
         set_sigmask(t.host, _ALL)
         try:
@@ -53,7 +53,7 @@ class VdsoSetup:
                 fd = self._give_descriptor(e, t, base + self.image.host.spare)
                 plan = self.image.exec_plan(base, descriptor=fd, last_call=LAST_CALL)
             poke(t.host, plan.poke_address, plan.poke_bytes)
-            ctypes.memmove(ctypes.addressof(regs), before, len(before))
+            e.regs.put(before)
             for name, value in plan.registers.items():
                 setattr(regs, name, value)
             e.regs.store(t.host)
@@ -65,7 +65,7 @@ class VdsoSetup:
             e.regs.load(t.host)
             failure = setup_failure(regs.rbx, regs.r12)
         finally:
-            ctypes.memmove(ctypes.addressof(regs), before, len(before))
+            e.regs.put(before)
             regs.rax, regs.orig_rax = 0, pt.U64
             e.regs.store(t.host)
             set_sigmask(t.host, mask)

@@ -14,7 +14,7 @@ class Log:
     """See the module."""
 
     def __init__(self, path: str | None, form: str = "text", debug: bool = False) -> None:
-        self._file: TextIO | None = open(path, "a", encoding="utf-8", buffering=1) if path else None  # noqa: SIM115
+        self._file: TextIO | None = open(path, "a", encoding="utf-8", buffering=1) if path else None
         self._json = form == "json"
         self._debug = debug
 

@@ -107,7 +107,7 @@ def _tell_parent(kernel: Kernel, parent: ThreadGroup, child: ThreadGroup) -> Non
         status = child.exit_status
         signo = status & 0x7F
         code = CLD_EXITED if not signo else CLD_DUMPED if status & 0x80 else CLD_KILLED
-        value = (status >> 8) & 0xFF if not signo else signo
+        value = signo or (status >> 8) & 0xFF
         utime, stime = _rusage_ticks(child.exit_rusage)
         info = SigInfo(
             signo=child.exit_signal,

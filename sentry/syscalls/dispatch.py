@@ -134,7 +134,7 @@ class Dispatcher:
                 raise
             except Exception:
                 record = task.call
-                result = self._crashed(task, record.nr, record.args) if record else -errno.ENOSYS  # type: ignore[arg-type]
+                result = self._crashed(task, record.nr, record.args) if record else -errno.ENOSYS
                 return self._finished(task, result)
             if isinstance(request, Execute):
                 self.executing.add(tid)

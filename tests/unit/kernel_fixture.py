@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 from fake_platform import FakePlatform
+
 from trapline.sentry.kernel import task_clone
 from trapline.sentry.kernel.kernel import Kernel
 from trapline.sentry.kernel.state import KernelState, Task

@@ -105,7 +105,7 @@ def test_exception_in_a_handler_kills_only_its_process(world, monkeypatch):
     assert world.call(world.root, "getpgrp") == -errno.ENOSYS
     assert world.platform.killed == [2]
     assert world.dispatcher.crashes
-    assert "RuntimeError" in lines[0] and "getpgrp" in lines[0] or str(nr) in lines[0]
+    assert ("RuntimeError" in lines[0] and "getpgrp" in lines[0]) or str(nr) in lines[0]
 
 
 def test_unknown_call_is_named_once(world):

@@ -4,6 +4,7 @@ import errno
 import struct
 
 import pytest
+
 from trapline.sentry.kernel import signal_send, task_exit, task_stop
 from trapline.sentry.kernel.block import Reply
 from trapline.sentry.kernel.signal_deliver import host_signal, next_delivery

@@ -9,10 +9,9 @@ import pkgutil
 import sys
 from importlib import import_module
 
+import trapline.platform
 from trapline.sentry.cli import do, doctor, main
 from trapline.sentry.syscalls import handlers
-
-import trapline.platform
 
 NEWUSER = 0x10000000
 
