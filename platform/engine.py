@@ -51,6 +51,8 @@ class Engine(HostServices):
         self.vdso: VdsoSetup | None = None
         self.stops = 0
         self.tasks_peak = 0
+        #: What to do at an exec while there is no image of ours.
+        self.hide_vdso: Callable[[Tracee], None] = lambda t: None
         #: Called at every call's entry (True) and exit of a task under trap_all; its registers can be read.
         self.on_trap: Callable[[Tracee, bool], None] = lambda t, entering: None
         self.log: Callable[[str], None] = lambda text: None
@@ -165,6 +167,7 @@ class Engine(HostServices):
     def install_vdso(self, t: Tracee) -> None:
         """Map our vDSO into a task that has just executed a program."""
         if self.vdso is None:
+            self.hide_vdso(t)
             return
         assert t.task is not None
         group = self.kernel.group(t.task)

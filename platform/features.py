@@ -108,6 +108,16 @@ def _listener(request: int, argument: bytes) -> Callable[[], Answer]:
     return lambda: _child(ask)
 
 
+def _vdso() -> Answer:
+    from trapline.platform.vdso_image import host_vdso
+
+    try:
+        host_vdso()
+    except OSError as error:
+        return False, str(error)
+    return True, ""
+
+
 def _time_namespace() -> Answer:
     return os.path.exists("/proc/self/ns/time"), "CONFIG_TIME_NS"
 
@@ -282,7 +292,7 @@ FEATURES: dict[str, Feature] = {
         Feature(
             "addfd",
             "giving guests descriptors",
-            "injected calls",
+            "--platform ptrace, which injects calls for it",
             "kernel 5.9 or later",
             _since(5, 9),
             _listener(_NOTIF_ADDFD, _ADDFD),
@@ -290,7 +300,7 @@ FEATURES: dict[str, Feature] = {
         Feature(
             "addfd_send",
             "giving a descriptor and ending the call at once",
-            "two requests",
+            "--platform ptrace, which injects calls for it",
             "kernel 5.14 or later",
             _since(5, 14),
             _listener(_NOTIF_ADDFD, _ADDFD_SEND),
@@ -298,10 +308,17 @@ FEATURES: dict[str, Feature] = {
         Feature(
             "sync_wake_up",
             "keeping sentry and guest on one CPU for a call",
-            "pinning both",
+            "nothing: a call may wake its guest on the other CPU, which is slower",
             "kernel 6.6 or later",
             _since(6, 6),
             _listener(_NOTIF_SET_FLAGS, b""),
+        ),
+        Feature(
+            "vdso",
+            "clocks that guests read without a call",
+            "real calls",
+            "a kernel whose vDSO has the usual layout",
+            _vdso,
         ),
         Feature(
             "time_namespace",

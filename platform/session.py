@@ -11,7 +11,7 @@ from types import ModuleType
 import trio
 
 from trapline.platform import ptrace_calls as pt
-from trapline.platform import stop_tasks
+from trapline.platform import stop_tasks, vdso_setup
 from trapline.platform.engine import Engine
 from trapline.platform.namespaces import Sandbox, SetupError
 from trapline.platform.notifications import Listener
@@ -69,6 +69,7 @@ class Session:
 
     def _prepare_vdso(self) -> None:
         """One image and page for all programs of this sandbox. Without it guests make real calls."""
+        self.engine.hide_vdso = lambda t: vdso_setup.hide(self.engine, t)
         if "vdso" in self.options.without:
             return
         try:

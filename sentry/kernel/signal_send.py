@@ -171,5 +171,6 @@ def mask_changed(kernel: Kernel, task: Task, old: int) -> None:
 
 
 __all__ = [
-    "DEFAULT_ACTION", "action_of", "deliverable", "flush", "is_ignored", "mask_changed", "notify", "queue_is_full", "send",
+    "DEFAULT_ACTION", "action_of", "deliverable", "flush", "is_ignored", "mask_changed", "notify",
+    "queue_is_full", "send",
 ]  # fmt: skip

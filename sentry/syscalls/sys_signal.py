@@ -169,10 +169,8 @@ def pidfd_send_signal(kernel: Kernel, task: Task, fd: int, signo: int, address: 
     target = kernel.state.groups.get(tgid)
     if target is None or target.exit_status >= 0:
         raise OSError(errno.ESRCH, "no such process")
-    if address:
-        info = _queued_info(kernel, task, tgid, signo, address)
-    else:
-        info = _from_user(kernel, task, signo, SI_USER)
+    sent = _queued_info(kernel, task, tgid, signo, address) if address else None
+    info = sent or _from_user(kernel, task, signo, SI_USER)
     if not _may_signal(kernel, task, target, signo):
         raise OSError(errno.EPERM, "not permitted")
     if signo:

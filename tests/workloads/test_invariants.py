@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from guests import Running, compiled, lines_of, until
+from guests import Running, compiled, lines_of, python_file, until
 from harness import do, native, workload
 
+GETPPID = "110"
 V1, V2 = Path("/sys/fs/cgroup/freezer"), Path("/sys/fs/cgroup/unified")
 
 
@@ -164,3 +165,57 @@ def test_read_only_pages_stay_unwritten(platform: str) -> None:
     assert lines_of(result)["the read-only page is unwritten"] == "yes"
     for name, value in lines_of(result).items():
         assert "errno" not in value and "ENOSYS" not in value, (name, value)
+
+
+TRAP_ALL = """
+import json
+import sys
+from trapline.platform import engine, stop_tasks
+from trapline.sentry.cli.main import main
+
+seen = {{}}
+entered = {{}}
+exec_event = stop_tasks.exec_event
+
+def on_trap(t, entering):
+    if entering:
+        nr = kernel_engine.regs.load(t.host).orig_rax
+        entered[t.host] = nr
+        seen.setdefault(t.tid, {{}}).setdefault(nr, [0, 0])[0] += 1
+    else:
+        nr = entered.pop(t.host, -1)
+        seen.setdefault(t.tid, {{}}).setdefault(nr, [0, 0])[1] += 1
+
+def new_exec_event(e, t):
+    global kernel_engine
+    exec_event(e, t)
+    kernel_engine = e
+    e.on_trap = on_trap
+    if {on}:
+        e.set_trap_all(t.tid, True)
+
+stop_tasks.exec_event = new_exec_event
+status = main(["do", "--platform={platform}", "--stats-json={stats}", "--", {command!r}, "calls"])
+with open({file!r}, "w") as f:
+    json.dump(seen, f)
+sys.exit(status)
+"""
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_trap_all_sees_every_call(platform: str, tmp_path: Path, on: bool) -> None:
+    """Lent calls of a running task and of its children stop at entry and exit; owned ones are still served."""
+    file, counters = tmp_path / "seen", tmp_path / "stats"
+    text = TRAP_ALL.format(
+        on=on, platform=platform, stats=counters, command=compiled("invariants"), file=str(file)
+    )
+    result = native(python_file(tmp_path, text))
+    assert (result.status, result.stdout, result.stderr) == (0, b"== calls\nexited 0\n", b""), result
+    seen = json.loads(file.read_text())
+    assert json.loads(counters.read_text())["calls"]["getitimer"] == 20
+    if not on:
+        assert seen == {}
+        return
+    parent, child = sorted(seen, key=int)
+    assert seen[parent][GETPPID] == [20, 20] and seen[child][GETPPID] == [7, 7], seen
+    assert seen[parent]["1"] == [2, 2], seen  # write
