@@ -8,6 +8,7 @@ import mmap
 import os
 
 import pytest
+
 from trapline.platform.guest_memory import PAGE, GuestMemory
 from trapline.sentry.protocol import Gone
 

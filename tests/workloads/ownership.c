@@ -74,14 +74,16 @@ static void waits(void)
     if (read(fd, &expirations, sizeof expirations) != sizeof expirations)
         say("read failed");
     took("timerfd_settime", since);
-    since = now_ns(CLOCK_REALTIME);
+    struct timespec before, after; /* by calls, where the others go by the vDSO */
+    syscall(SYS_clock_gettime, CLOCK_REALTIME, &before);
     sigemptyset(&set);
     sigaddset(&set, SIGUSR2);
     sigprocmask(SIG_BLOCK, &set, NULL);
     int64_t start = now_ns(CLOCK_MONOTONIC);
     sigtimedwait(&set, NULL, &fifth);
     took("sigtimedwait", start);
-    say("realtime %ld", (long)((now_ns(CLOCK_REALTIME) - since) / MS));
+    syscall(SYS_clock_gettime, CLOCK_REALTIME, &after);
+    say("realtime %ld", (long)((after.tv_sec - before.tv_sec) * 1000 + (after.tv_nsec - before.tv_nsec) / MS));
 }
 
 static void clocks(void)
