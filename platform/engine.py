@@ -18,6 +18,8 @@ from trapline.platform import ptrace_calls as pt
 from trapline.platform.host_services import HostServices
 from trapline.platform.tracee import Tracee
 from trapline.sentry.kernel.block import Execute
+from trapline.sentry.kernel.signal_deliver import host_signal
+from trapline.sentry.kernel.signals import unpack_siginfo
 from trapline.sentry.protocol import Gone, Memory
 
 if TYPE_CHECKING:
@@ -176,6 +178,17 @@ class Engine(HostServices):
             group.vdso = self.vdso.install(self, t)
         except OSError as error:
             self.log(f"no vDSO for task {t.tid}: {error}")
+
+    def put_off_stop(self, t: Tracee, status: int) -> bool:
+        """In the middle of a set-up: whether this is the delivery of a SIGSTOP, which cannot be blocked. Then
+        it waits in the kernel's queue until `t.repoke` is heeded, and the caller resumes the task without it."""
+        if status >> 16 or status >> 8 & 0xFF != signal.SIGSTOP:
+            return False
+        raw = pt.get_siginfo(t.host)
+        if not pokes.is_poke(raw) and t.task is not None:
+            host_signal(self.kernel, t.task, unpack_siginfo(raw))
+        t.repoke = True
+        return True
 
     def serve_notification(self) -> None:
         """Serve one; only where calls come by notification."""

@@ -74,12 +74,14 @@ class SeccompEngine(Engine):
         while True:
             if not poller.poll(20):
                 status = pt.wait_now(t.host)
-                if status is not None:
-                    # A stop other than the stub's (SIGSTOP cannot be blocked) or its death.
-                    if status & 0xFF != 0x7F:
-                        self.deferred.append((t.host, status, pt.last_rusage()))
-                    raise Gone(t.host)
-                continue
+                if status is None:
+                    continue
+                if self.put_off_stop(t, status):
+                    pt.cont(t.host)
+                    continue
+                if status & 0xFF != 0x7F:
+                    self.deferred.append((t.host, status, pt.last_rusage()))
+                raise Gone(t.host)
             note = self.listener.receive()
             if note is None:
                 continue

@@ -31,6 +31,7 @@ from trapline.sentry.protocol import Gone
 from trapline.sentry.syscalls import handlers, table
 from trapline.sentry.syscalls.dispatch import Dispatcher
 from trapline.sentry.time.parameter_page import ParameterPage
+from trapline.sentry.time.timekeeper import MONOTONIC_RAW
 
 
 class Session:
@@ -49,6 +50,8 @@ class Session:
         if sandbox.own_time:
             state.clock.monotonic_base = sandbox.monotonic_base
             state.clock.boottime_base = sandbox.boottime_base
+            drift = self.engine.host_clock(MONOTONIC_RAW) - self.engine.host_monotonic()
+            state.clock.raw_base = sandbox.monotonic_base + drift
         else:
             state.clock.monotonic_base = self.engine.host_monotonic()
         self.kernel = Kernel(self.engine, state)

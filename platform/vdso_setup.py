@@ -1,7 +1,8 @@
 """Our vDSO in a task that has just executed a program (see vdso_image.py for the plan).
 
 All of it happens at the exec's event stop, served at once: the task has nothing else to do, and takes 0.2 ms.
-Its signals are blocked meanwhile, or a delivery stop would come in the middle of the stub.
+Its signals are blocked meanwhile, or a delivery stop would come in the middle of the stub; SIGSTOP, which
+cannot be blocked, is put off until the end.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ import ctypes
 import os
 import socket
 import struct
+from collections.abc import Callable
 
 from trapline.platform import ptrace_calls as pt
 from trapline.platform.engine import Engine
+from trapline.platform.pokes import poke_again
 from trapline.platform.seccomp import SeccompEngine
 from trapline.platform.tracee import Tracee
 from trapline.platform.vdso_image import AT_IGNORE, VdsoImage, find_sysinfo_ehdr, setup_failure
@@ -60,8 +63,7 @@ class VdsoSetup:
             pt.cont(t.host)
             if isinstance(e, SeccompEngine):
                 e.listener.add_descriptor(e.await_carrier(t), self.image.descriptor)
-            status = pt.wait_one(t.host)
-            expect(e, t, status, pt.EVENT_SECCOMP)
+            await_stop(e, t, pt.EVENT_SECCOMP, pt.cont)
             e.regs.load(t.host)
             failure = setup_failure(regs.rbx, regs.r12)
         finally:
@@ -69,6 +71,9 @@ class VdsoSetup:
             regs.rax, regs.orig_rax = 0, pt.U64
             e.regs.store(t.host)
             set_sigmask(t.host, mask)
+            if t.repoke:
+                t.repoke = False
+                poke_again(e, t)
         if failure is not None:
             t.memory.write(entry, struct.pack("<Q", AT_IGNORE))
             self.failures += 1
@@ -79,7 +84,7 @@ class VdsoSetup:
         """Put the image's descriptor into a task by calls of its own: a socket pair, one end of which the
         sentry borrows to send the descriptor over. For a platform without notifications."""
         pt.cont_to_exit(t.host)  # the exec's own exit comes first
-        expect(e, t, pt.wait_one(t.host), 0)
+        await_stop(e, t, 0, pt.cont_to_exit)
         poke(t.host, at, _SYSCALL)
         scratch = (e.regs.r.rsp - 1024) & ~15
         inject(e, t, at, _SOCKETPAIR, _AF_UNIX, _SOCK_DGRAM | _SOCK_CLOEXEC, 0, scratch)
@@ -127,7 +132,7 @@ def inject(e: Engine, t: Tracee, at: int, nr: int, *args: int) -> int:
     e.regs.store(t.host)
     for _ in range(2):  # to the entry of the call, and to its exit
         pt.cont_to_exit(t.host)
-        expect(e, t, pt.wait_one(t.host), 0)
+        await_stop(e, t, 0, pt.cont_to_exit)
     e.regs.load(t.host)
     result = pt.signed(regs.rax)
     if result < 0:
@@ -135,13 +140,19 @@ def inject(e: Engine, t: Tracee, at: int, nr: int, *args: int) -> int:
     return result
 
 
-def expect(e: Engine, t: Tracee, status: int, event: int) -> None:
-    """The stop that was waited for, or Gone when it is the task's death (which is served later)."""
-    if status & 0xFF != 0x7F:
-        e.deferred.append((t.host, status, pt.last_rusage()))
-        raise Gone(t.host)
-    if status >> 16 != event:
-        raise OSError(0, f"unexpected stop {status:#x}")
+def await_stop(e: Engine, t: Tracee, event: int, resume: Callable[[int], None]) -> None:
+    """Wait for this stop. OSError for another; Gone when the task dies instead (which is served later)."""
+    while True:
+        status = pt.wait_one(t.host)
+        if status & 0xFF != 0x7F:
+            e.deferred.append((t.host, status, pt.last_rusage()))
+            raise Gone(t.host)
+        if e.put_off_stop(t, status):
+            resume(t.host)
+        elif status >> 16 != event:
+            raise OSError(0, f"unexpected stop {status:#x}")
+        else:
+            return
 
 
 def set_sigmask(host: int, mask: int) -> None:

@@ -148,6 +148,7 @@ class ClockState(msgspec.Struct):
     monotonic_start: int = 0
     boottime_base: int = -1  # host BOOTTIME likewise; -1: the sandbox's BOOTTIME is its MONOTONIC
     boottime_start: int = 0
+    raw_base: int = -1  # host MONOTONIC_RAW likewise; -1: it runs with MONOTONIC
     realtime_delta: int = 0  # at rate 1: sandbox REALTIME = host REALTIME + this, ns
     realtime_start: int = 0  # at another rate: sandbox REALTIME at monotonic_base
     boot_realtime: int = 0  # sandbox REALTIME when its MONOTONIC was 0 (btime of proc(5)); 0: not known yet

@@ -80,6 +80,8 @@ class Timekeeper:
             if state.boottime_base < 0:
                 return self.now(MONOTONIC)
             return state.boottime_start + self._scaled(host(BOOTTIME) - state.boottime_base)
+        if clock_id == MONOTONIC_RAW and state.raw_base >= 0:
+            return state.monotonic_start + self._scaled(host(MONOTONIC_RAW) - state.raw_base)
         if clock_id in (MONOTONIC_RAW, MONOTONIC_COARSE):
             return self._from_monotonic(host(clock_id), state.monotonic_start)
         if clock_id == REALTIME_COARSE:
@@ -200,6 +202,9 @@ class Timekeeper:
             boot_start, boot_base = s.monotonic_start, base
         elif own_time:
             boot_base = boot_start
+        # A time namespace moves MONOTONIC_RAW by MONOTONIC's offset, though the two have drifted apart since
+        # the host's start: left so, it could begin below 0.
+        raw_base = base if s.raw_base < 0 else base + s.raw_base - s.monotonic_base
         resolution = self._platform.host_clock_resolution
         return PageValues(
             rate_num=s.rate_num,
@@ -209,7 +214,7 @@ class Timekeeper:
             boottime_start=boot_start,
             boottime_base=boot_base,
             raw_start=s.monotonic_start,
-            raw_base=base,
+            raw_base=raw_base,
             realtime_delta=s.realtime_delta,
             realtime_start=s.realtime_start,
             resolution=resolution(MONOTONIC),

@@ -117,9 +117,6 @@ E
         (trap 'echo caught; exit 1' TERM; :) ; timeout 0.2 sh -c 'trap "echo term; exit 9" TERM; sleep 1 & wait'; echo $?
     """,
     "stopped children": r"""
-        sh -c 'kill -STOP $$; echo continued; exit 5' & p=$!
-        until awk '{exit $3 !~ /[Tt]/}' /proc/$p/stat; do sleep 0.02; done
-        kill -CONT $p; wait $p; echo $?
         sleep 30 & p=$!; kill -STOP $p; kill -TERM $p; kill -CONT $p; wait $p; echo $?
     """,
 }
@@ -168,9 +165,9 @@ BASH = {
     "jobs": r"""
         set -m
         sleep 0.05 & wait %1; echo $?
-        sleep 30 & jobs -r | sed 's/ \+/ /g'; kill -STOP %1
-        until awk '{exit $3 !~ /[Tt]/}' /proc/$!/stat; do sleep 0.02; done
-        jobs -s | sed 's/ \+/ /g'; bg %1 | sed 's/ \+/ /g'; jobs | sed 's/ \+/ /g'; kill %1; wait %1; echo $?
+        sleep 30 & jobs -r | sed 's/ \+/ /g'; kill -STOP %1; wait %1; echo $?
+        jobs -s | sed 's/ \+/ /g'; bg %1 | sed 's/ \+/ /g'; jobs | sed 's/ \+/ /g'
+        p=$!; kill -KILL %1; while kill -0 $p 2>/dev/null; do sleep 0.02; done; wait $p; echo $?
         (sleep 50; echo never) & kill -TERM -$!; wait $!; echo $?
         (sleep 0.05) & disown; jobs; fg 2>/dev/null; echo $?
     """,

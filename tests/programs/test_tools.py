@@ -28,7 +28,7 @@ PERL = {
         if (!fork) { exit 6 } my $t = time; sleep 0.3; $SIG{CHLD} = "DEFAULT";
         $SIG{PIPE} = sub { print STDOUT "broken pipe\n" }; open my $o, "|-", "true"; select undef, undef, undef, 0.1;
         syswrite $o, "x" x 100; close $o; local $SIG{TERM} = "IGNORE"; kill TERM => $$;
-        if (!(my $p = fork)) { $SIG{TERM} = "DEFAULT"; sleep 10 } else { kill TERM => $p; waitpid $p, 0; print $? & 127, "\n" }
+        my $p = fork; if (!$p) { $SIG{TERM} = "DEFAULT"; kill TERM => $$; sleep 10 } waitpid $p, 0; print $? & 127, "\n";
         kill KILL => $$;
     """,
 }
@@ -67,7 +67,7 @@ KINDS = {
     "dynamic": ["-no-pie"],
     "static": ["-static"],
     "static PIE": ["-static-pie", "-fPIE"],
-    "32-bit offsets, sanitised stack": ["-fstack-protector-all", "-O2", "-D_FORTIFY_SOURCE=2"],
+    "hardened": ["-fstack-protector-all", "-O2", "-D_FORTIFY_SOURCE=2"],
 }
 
 GIT = r"""

@@ -54,15 +54,13 @@ def test_every_owned_call_reaches_its_handler(platform: str, tmp_path: Path) -> 
 
 
 def test_clocks_start_with_the_sandbox(platform: str) -> None:
-    """MONOTONIC and BOOTTIME are near 0, by the vDSO and by calls; REALTIME is the host's. RAW has the host's
-    distance from MONOTONIC, as in any time namespace."""
+    """MONOTONIC, BOOTTIME and RAW are near 0, by the vDSO and by calls; REALTIME is the host's."""
     result = do(platform, [compiled("ownership"), "clocks"])
     values = {name: [int(v) for v in text.split()] for name, text in lines_of(result).items()}
     now = time.time() * 1000
     for name in ("monotonic", "boottime", "coarse"):
         assert all(0 <= value < 5000 for value in values[name]), (name, values)
-    apart = (time.clock_gettime(time.CLOCK_MONOTONIC_RAW) - time.clock_gettime(time.CLOCK_MONOTONIC)) * 1000
-    assert abs(values["raw"][0] - values["monotonic"][0] - apart) < 50, (values, apart)
+    assert 0 <= values["raw"][0] < 5000, values
     assert all(abs(value - now) < 5000 for value in values["realtime"]), values
     assert all(abs(fast - slow) < 50 for fast, slow in values.values()), values
 
