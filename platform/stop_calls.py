@@ -19,12 +19,16 @@ from trapline.platform.pokes import poke_again
 from trapline.platform.tracee import Tracee
 from trapline.sentry.kernel.block import Execute, Reply
 from trapline.sentry.kernel.signal_deliver import no_handler_ran
+from trapline.sentry.syscalls import table
 from trapline.sentry.syscalls.sys_process import Clone
 
 if TYPE_CHECKING:
     from trapline.platform.engine import Engine
 
 PAUSE, FORK, VFORK, CLONE = 34, 57, 58, 56
+ERESTARTSYS, ERESTARTNOINTR = 512, 513
+#: Calls that arrive by notification whatever their arguments.
+NOTIFIED = frozenset(row.nr for row in table.TABLE if row.default is table.Class.NOTIFY and not row.when)
 RESTARTS = frozenset({-512, -513, -514, -516})
 #: Calls that answer EINTR to any interruption, also one that no handler saw (signal(7), and checked in the
 #: shared mechanisms): they are issued again. epoll_wait, semop, semtimedop, rt_sigtimedwait, io_getevents,
@@ -223,6 +227,20 @@ def begin_reissue(e: Engine, t: Tracee) -> None:
     regs.orig_rax = pt.U64
     t.parked = False
     e.regs.store(t.host)
+
+
+def issue_after_handler(e: Engine) -> bool:
+    """A handler is about to run in a call whose notification was cancelled before the sentry had served it.
+
+    What goes wrong otherwise: the host answers EINTR for ERESTARTSYS without SA_RESTART, and kill(2) or
+    timer_create(2) never do that. ERESTARTNOINTR issues the call after the handler, as if the signal had come
+    just before it. The registers are loaded; True when they were changed.
+    """
+    regs = e.regs.r
+    if pt.signed(regs.rax) != -ERESTARTSYS or pt.signed(regs.orig_rax) not in NOTIFIED:
+        return False
+    regs.rax = -ERESTARTNOINTR & pt.U64
+    return True
 
 
 def hide_interruption(e: Engine, t: Tracee) -> None:

@@ -47,6 +47,8 @@ def delivery_stop(e: Engine, t: Tracee, signo: int) -> None:
         if value is not None:
             stop_calls.finish_at_stop(e, t, value)
             changed = True
+    elif delivery is not None and stop_calls.issue_after_handler(e):
+        changed = True
     if changed:
         e.regs.store(t.host)
     if delivery is None:

@@ -43,7 +43,7 @@ def test_no_descriptor_leaks_into_the_guest(platform):
     read, write = os.pipe()
     os.write(write, b"passed")
     done = subprocess.run(
-        line(platform, "sh", "-c", f"head -c6 <&{read}"), pass_fds=[read], capture_output=True, timeout=30
+        line(platform, "bash", "-c", f"head -c6 <&{read}"), pass_fds=[read], capture_output=True, timeout=30
     )
     os.close(read), os.close(write)
     assert done.stdout == b"passed", done
@@ -62,7 +62,14 @@ def test_pipes_and_sigpipe(platform, tmp_path):
 
 @pytest.mark.parametrize(
     ("script", "status"),
-    [("exit 0", 0), ("exit 1", 1), ("exit 255", 255), ("kill -KILL $$", 137), ("kill -SEGV $$", 139), ("kill -40 $$", 168)],
+    [
+        ("exit 0", 0),
+        ("exit 1", 1),
+        ("exit 255", 255),
+        ("kill -KILL $$", 137),
+        ("kill -SEGV $$", 139),
+        ("kill -40 $$", 168),
+    ],
 )
 def test_status(platform, script, status):
     assert do(platform, ["bash", "-c", script]).status == status
@@ -164,7 +171,9 @@ def test_rootfs(platform, tmp_path):
     for name in ("sh", "ls", "cat", "ps", "pwd"):
         (root / "bin" / name).symlink_to("busybox")
     (root / "etc" / "mark").write_text("in the root\n")
-    script = "pwd; cat /etc/mark; echo x > /etc/new; ls /etc; echo y | cat; ls /usr 2>/dev/null; echo $?; ls -d /dev/null"
+    script = (
+        "pwd; cat /etc/mark; echo x > /etc/new; ls /etc; echo y | cat; ls /usr 2>/dev/null; echo $?; ls -d /dev/null"
+    )
     result = do(platform, ["/bin/sh", "-c", script], f"--rootfs={root}", cwd=tmp_path)
     assert result.stdout == b"/\nin the root\nmark\nnew\ny\n1\n/dev/null\n", result
     assert os.listdir(root / "etc") == ["mark"]
@@ -176,7 +185,9 @@ def test_rootfs(platform, tmp_path):
 
 def test_sandbox_is_its_own(platform):
     """Its own process ids, hostname and System V objects; its own init; nothing of the host's processes."""
-    result = do(platform, ["sh", "-c", "echo $$; ls /proc | grep -c '^[0-9]'; cat /proc/1/comm; readlink /proc/self/ns/pid"])
+    result = do(
+        platform, ["sh", "-c", "echo $$; ls /proc | grep -c '^[0-9]'; cat /proc/1/comm; readlink /proc/self/ns/pid"]
+    )
     pid, count, _, namespace = result.stdout.decode().split("\n")[:4]
     assert int(pid) < 10 and int(count) < 8
     assert namespace != os.readlink("/proc/self/ns/pid")

@@ -174,6 +174,7 @@ signal.siginterrupt(signal.SIGUSR1, False); threading.Timer(0.05, os.kill, (os.g
 print(select.select([], [], [], 0.1), select.poll().poll(10), select.epoll().poll(0.01))
 class Stop(Exception): pass
 def stop(s, f): raise Stop
+signal.set_wakeup_fd(-1); os.read(r, 99)
 signal.signal(signal.SIGTERM, stop); threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGTERM)).start()
 try: os.read(r, 1)
 except Stop: print("stopped a read")

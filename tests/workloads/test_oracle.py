@@ -18,6 +18,7 @@ DETERMINISTIC = (
     "pidreuse",
     "threads_exit",
     "killall",
+    "never_eintr",
 )
 
 
