@@ -43,6 +43,9 @@ class Engine(HostServices):
         super().__init__()
         self.tracees: dict[int, Tracee] = {}
         self.by_tid: dict[int, Tracee] = {}
+        #: The task whose notification is being served, and whether it was poked meanwhile.
+        self.serving = 0
+        self.poked_caller = False
         #: Calls that were received while something else was waited for.
         self.held_back: list[Note] = []
         self.early: set[int] = set()
@@ -216,9 +219,13 @@ class Engine(HostServices):
     def poke(self, tid: int, signo: int) -> None:
         t = self.by_tid.get(tid)
         if t is not None:
+            self.poked_caller = self.poked_caller or tid == self.serving
             pokes.poke_thread(t.host_group, t.host, signo)
 
     def poke_process(self, tgid: int, signo: int) -> None:
+        if tgid == self.serving:
+            self.poke(tgid, signo)  # the leader is calling, so it lives
+            return
         t = self.by_tid.get(tgid)
         if t is not None:
             pokes.poke_group(t.host_group, signo)

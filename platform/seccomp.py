@@ -41,9 +41,18 @@ class SeccompEngine(Engine):
         if t is None or t.task is None:
             return  # it is being killed, or it is the first guest on its way to its first stop
         try:
-            reply = self.dispatcher.enter(t.task, nr, args, ip)
+            self.serving, self.poked_caller = t.tid, False
+            try:
+                reply = self.dispatcher.enter(t.task, nr, args, ip)
+            finally:
+                self.serving = 0
             if isinstance(reply, int):
-                if not self.listener.answer(ident, reply):
+                if self.poked_caller:
+                    # A signal to oneself: the poke ends the wait for our answer, and the result is written at
+                    # the delivery stop. Answering too would be a race that the host loses: SEND may succeed
+                    # while the task already leaves with ERESTARTSYS, and the call would be made twice.
+                    self.dispatcher.undelivered(t.task, nr, args, reply)
+                elif not self.listener.answer(ident, reply):
                     self.cancelled += 1
                     self.dispatcher.undelivered(t.task, nr, args, reply)
             elif reply is Reply.HOST:

@@ -209,7 +209,7 @@ import os, resource, time
 a = time.monotonic_ns(); time.sleep(0.05); b = time.monotonic_ns(); print(50e6 <= b - a < 3e9)
 print(abs(time.time() - time.clock_gettime(time.CLOCK_REALTIME)) < 1, abs(time.time_ns() - time.clock_gettime_ns(time.CLOCK_TAI)) < 60e9)
 x = time.process_time(); y = time.thread_time(); sum(range(300000)); print(time.process_time() > x, time.thread_time() > y)
-for c in ("REALTIME", "MONOTONIC", "MONOTONIC_COARSE", "BOOTTIME", "PROCESS_CPUTIME_ID", "THREAD_CPUTIME_ID", "TAI"):
+for c in ("REALTIME", "MONOTONIC", "MONOTONIC_COARSE", "MONOTONIC_RAW", "BOOTTIME", "PROCESS_CPUTIME_ID", "THREAD_CPUTIME_ID", "TAI"):
     print(c, time.clock_getres(getattr(time, "CLOCK_" + c, 6)), time.clock_gettime(getattr(time, "CLOCK_" + c, 6)) > 0)
 print(time.strftime("%F", time.gmtime(0)), os.times().user >= 0)
 p = os.fork()
