@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import array
 import os
+import signal
 import socket
 import sys
+import termios
 from types import ModuleType
 
 import trio
@@ -63,6 +65,8 @@ class Session:
         self.kernel.on_root_exit = self._root_ended
         self.root_status = -1
         self.error = ""
+        self.forwarded = False
+        self.terminal = termios.tcgetattr(0) if os.isatty(0) else None
         self.signals = SignalDescriptor()
         self._listen(features)
         self._prepare_vdso()
@@ -134,7 +138,13 @@ class Session:
             self.pump.done = True
 
     def _forward(self, number: int) -> None:
-        """A signal that somebody sent to trapline itself goes to the first guest."""
+        """A signal that somebody sent to trapline itself goes to the first guest; a second one ends the sandbox,
+        whatever the guest made of the first."""
+        if self.forwarded:
+            self.root_status = number
+            self.pump.done = True
+            return
+        self.forwarded = True
         try:
             self.kernel.send_signal(self.kernel.state.root_tgid, SigInfo(signo=number, code=0))
         except (OSError, Gone):
@@ -170,14 +180,29 @@ class Session:
             return 125
         status = self.root_status
         if os.WIFSIGNALED(status):
+            self._restore_terminal()
             return 128 + os.WTERMSIG(status)
         return os.WEXITSTATUS(status)
+
+    def _restore_terminal(self) -> None:
+        """A guest that was killed could not put the terminal's settings back; a shell, which would, sees only
+        our exit status."""
+        if self.terminal is None:
+            return
+        before = signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+        try:
+            termios.tcsetattr(0, termios.TCSADRAIN, self.terminal)
+        except termios.error:
+            pass  # hung up
+        finally:
+            signal.signal(signal.SIGTTOU, before)
 
     def _report(self) -> None:
         for crash in self.dispatcher.crashes[:1]:
             more = len(self.dispatcher.crashes) - 1
             rest = f", and {more} more" if more else ""
-            print(f"trapline: exception in the handler of {crash}{rest}; see the log", file=sys.stderr)
+            where = f"see {self.options.log}" if self.options.log else "run it with --log FILE to see where"
+            print(f"trapline: exception in the handler of {crash}{rest}; {where}", file=sys.stderr)
         if self.options.stats or self.options.stats_json:
             from trapline.platform import stats
 

@@ -1,6 +1,7 @@
 """The sentry's log: one line a message, as text or JSON, to a file or to standard error.
 
-Without --log only what a user must know (a bug of ours, a call that does not exist) goes to standard error.
+Without --log nothing is written unless --debug is given, which writes to standard error: a program's own
+standard error stays its own.
 """
 
 from __future__ import annotations
