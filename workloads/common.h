@@ -107,11 +107,12 @@ static inline void sleep_ms(long milliseconds)
         ;
 }
 
+/* Computes for this much CPU time. The clock is asked only about every millisecond: asking is system time. */
 static inline void burn_ms(long milliseconds)
 {
     int64_t end = now_ns(CLOCK_THREAD_CPUTIME_ID) + milliseconds * MS;
     while (now_ns(CLOCK_THREAD_CPUTIME_ID) < end)
-        for (volatile int i = 0; i < 20000; i++)
+        for (volatile int i = 0; i < 500000; i++)
             ;
 }
 

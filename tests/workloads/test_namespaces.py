@@ -310,8 +310,9 @@ def test_ignored_signals_pass_on(place: Place) -> None:
     process = place.start("sed -n 's/^SigIgn://p' /proc/self/status", popen={"preexec_fn": ignore})
     out, err = process.communicate(timeout=30)
     assert err == ""
-    assert int(out, 16) == 1 << signal.SIGUSR1 - 1
-    assert place.facts()["sentry"]["ignored"] == [signal.SIGUSR1]
+    # 32 and 33 are libc's own, and some starters leave them ignored.
+    assert int(out, 16) & ~(3 << 31) == 1 << signal.SIGUSR1 - 1
+    assert [s for s in place.facts()["sentry"]["ignored"] if s not in (32, 33)] == [signal.SIGUSR1]
 
 
 def test_nothing_is_left_after_the_end(place: Place) -> None:
