@@ -160,7 +160,7 @@ def build(plan: Plan) -> None:
 def _overlay(plan: Plan, lower: str, target: str) -> None:
     """One overlay of a directory of the host over `target`."""
     like = os.stat(lower)
-    upper, work = f"{plan.stage}/upper/{plan.upper_count}", f"{plan.stage}/work/{plan.upper_count}"
+    upper, work = (f"{plan.stage}/{part}/{plan.upper_count}" for part in ("upper", "work"))
     plan.upper_count += 1
     os.mkdir(upper)
     os.mkdir(work)
