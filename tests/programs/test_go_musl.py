@@ -177,7 +177,8 @@ int main(int argc, char **argv) {
     if (!p) { usleep(1000); _exit(3); }
     waitpid(p, &status, 0); printf("fork %x\n", status);
     char *args[] = {"sh", "-c", "echo spawned; exit 4", 0};
-    printf("spawn %d ", posix_spawnp(&p, "sh", 0, 0, args, environ)); waitpid(p, &status, 0); printf("%x\n", status);
+    /* The child writes to the same pipe: what is printed here must wait for its end, or the order is the scheduler's. */
+    int error = posix_spawnp(&p, "sh", 0, 0, args, environ); waitpid(p, &status, 0); printf("spawn %d %x\n", error, status);
     printf("system %x\n", system("kill -9 $$"));
     FILE *f = popen("cat", "w"); fputs("popen\n", f); printf("pclose %x\n", pclose(f));
     struct timespec a, b, w = {0, 20000000};
