@@ -13,10 +13,11 @@ import signal
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from trapline.platform import pokes, stop_calls, stop_signals, stop_tasks
+from trapline.platform import pokes, stop_calls, stop_signals, stop_tasks, unannounced
 from trapline.platform import ptrace_calls as pt
 from trapline.platform.host_services import HostServices
 from trapline.platform.tracee import Tracee
+from trapline.platform.watch import NOBODY, Watch
 from trapline.sentry.kernel.block import Execute
 from trapline.sentry.kernel.signal_deliver import host_signal
 from trapline.sentry.kernel.signals import unpack_siginfo
@@ -48,7 +49,8 @@ class Engine(HostServices):
         self.poked_caller = False
         #: Calls that were received while something else was waited for.
         self.held_back: list[Note] = []
-        self.early: set[int] = set()
+        #: Tasks that stood at their first stop before their creator's event, and with which signal.
+        self.early: dict[int, int] = {}
         self.stillborn: set[int] = set()
         #: Deaths that were met while something else was waited for.
         self.deferred: list[tuple[int, int, bytes]] = []
@@ -60,6 +62,8 @@ class Engine(HostServices):
         self.hide_vdso: Callable[[Tracee], None] = lambda t: None
         #: Called at every call's entry (True) and exit of a task under trap_all; its registers can be read.
         self.on_trap: Callable[[Tracee, bool], None] = lambda t, entering: None
+        #: Who looks at the tasks (a live strace).
+        self.watch: Watch = NOBODY
         self.log: Callable[[str], None] = lambda text: None
 
     # -- tracees
@@ -120,6 +124,8 @@ class Engine(HostServices):
                 # What was served is the only one there is: it runs again, and its next stop sends a SIGCHLD
                 # of its own. After another's stop or death it may be waiting, with a SIGCHLD that merged.
                 break
+        if self.early:
+            unannounced.settle(self)
         return served
 
     def serve_stop(self, host: int, status: int) -> None:
@@ -138,7 +144,7 @@ class Engine(HostServices):
                     self.stillborn.discard(host)
                     pt.cont(host)
                 else:
-                    stop_tasks.new_stop(self, host)
+                    stop_tasks.new_stop(self, host, status >> 8 & 0xFF)
                 return
             self._stopped(t, status >> 8 & 0xFF, status >> 16)
         except Gone:
@@ -153,8 +159,8 @@ class Engine(HostServices):
             else:
                 stop_signals.delivery_stop(self, t, signo)
         elif event == pt.EVENT_STOP:
-            if t.early or (t.saved is not None and t.execute is None):
-                stop_tasks.first_stop(self, t)
+            if t.saved is not None and t.execute is None:
+                stop_tasks.first_stop(self, t, signo)
             elif signo in _STOP_SIGNALS:
                 stop_signals.group_stop(self, t, signo)
             else:

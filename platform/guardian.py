@@ -1,7 +1,9 @@
 """A small process that outlives a killed sentry by a moment and clears up after it.
 
 It holds one end of a socket and waits. The socket's end without a word means that the sentry died: then it
-kills the sandbox's pid 1, gives the caller's terminal back its settings and removes the sandbox's state. It
+kills the sandbox's pid 1, gives the caller's terminal back its settings and removes the sandbox's state: that
+which it was told of, and in the state directory whatever bears the sentry's id, since the sentry may die while
+it writes that down (so the guardian is started before). It
 keeps no standard descriptor (a pipeline must not wait for it), only the terminal, and has its own session:
 no ^C, hangup or kill of the caller's process group reaches it.
 """
@@ -18,7 +20,7 @@ import termios
 from typing import NoReturn
 
 from trapline.platform import setup_calls as calls
-from trapline.platform.state_dir import remove_tree
+from trapline.platform.state_dir import remove_of, remove_tree, start_time
 
 _PATIENCE_MS = 2000  # for a killed sandbox to be gone
 
@@ -54,17 +56,21 @@ class Guardian:
             pass
 
 
-def start() -> Guardian:
-    """Fork the guardian: first, while the process is small, has one thread and holds nothing. OSError."""
+def start(directory: str = "") -> Guardian:
+    """Fork the guardian: first, while the process is small, has one thread and holds nothing. OSError.
+
+    `directory` is the state directory, prepared, in which entries will be made; "" for none.
+    """
     terminal = next((fd for fd in (0, 1, 2) if os.isatty(fd)), -1)
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
+    sentry = os.getpid()
     old = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
         pid = os.fork()
         if pid == 0:
             gc.disable()  # a collection would touch, and so copy, every page that we share with the sentry
             try:
-                _guard(its, terminal)
+                _guard(its, terminal, sentry, directory)
             finally:
                 os._exit(0)
     finally:
@@ -73,7 +79,7 @@ def start() -> Guardian:
     return Guardian(pid, ours)
 
 
-def _guard(sock: socket.socket, terminal: int) -> NoReturn:
+def _guard(sock: socket.socket, terminal: int, sentry: int, directory: str) -> NoReturn:
     settings = None
     if terminal >= 0:
         settings = termios.tcgetattr(terminal)
@@ -83,6 +89,7 @@ def _guard(sock: socket.socket, terminal: int) -> NoReturn:
     os.setsid()
     os.chdir("/")  # not to keep a file system busy
     calls.set_name(b"trapline-guard")
+    started = start_time(sentry)
     init = -1
     state = ""
     while True:
@@ -114,4 +121,6 @@ def _guard(sock: socket.socket, terminal: int) -> NoReturn:
             pass
     if state:
         remove_tree(state)
+    if directory:
+        remove_of(directory, sentry, started)
     os._exit(0)

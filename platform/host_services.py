@@ -40,6 +40,7 @@ class HostServices:
     def __init__(self) -> None:
         self.alarms: dict[int, int] = {}  # clock id -> timerfd, made by `open_alarms`
         self.cpu_alarms = CpuAlarms()
+        self.own_uid = os.getuid()
         self._tick = os.sysconf("SC_CLK_TCK")
 
     def find(self, tid: int) -> Tracee:

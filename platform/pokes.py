@@ -8,7 +8,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from trapline.platform.tracee import Tracee
-from trapline.sentry.kernel.signal_send import deliverable
+from trapline.sentry.kernel.signal_send import deliverable, poke_number
 from trapline.sentry.kernel.signals import SI_QUEUE
 
 if TYPE_CHECKING:
@@ -50,4 +50,4 @@ def poke_again(e: Engine, t: Tracee) -> None:
     assert t.task is not None
     more = deliverable(e.kernel.group(t.task), t.task)
     if more:
-        poke_thread(t.host_group, t.host, (more & -more).bit_length())
+        poke_thread(t.host_group, t.host, poke_number(t.task, more))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import struct
 from typing import Any, Protocol
 
 from ptrace.binding import linux_struct
@@ -218,7 +219,21 @@ _syscall_info = ctypes.create_string_buffer(88)
 def at_entry(host: int) -> bool:
     """Whether a task that stands at a call's stop is entering it (PTRACE_GET_SYSCALL_INFO, Linux 5.3)."""
     call(PTRACE_GET_SYSCALL_INFO, host, 88, ctypes.addressof(_syscall_info))
-    return _syscall_info.raw[0] == 1
+    return _syscall_info[0] == b"\1"
+
+
+_entry_info = struct.Struct("<16xQ7Q").unpack_from
+_exit_info = struct.Struct("<24xq").unpack_from
+
+
+def last_entry() -> tuple[int, ...]:
+    """Of the entry that `at_entry` saw last: (rsp, number, the six arguments), all unsigned."""
+    return _entry_info(_syscall_info)
+
+
+def last_result() -> int:
+    """Of the exit that `at_entry` saw last: the result."""
+    return int(_exit_info(_syscall_info)[0])
 
 
 def signed(value: int) -> int:

@@ -22,6 +22,8 @@ from trapline.platform.signal_descriptor import SI_KERNEL, SignalDescriptor
 
 LINGER = 0.001
 BATCH_NS = 5_000_000
+#: How many stops are served before notifications and timers have their turn.
+STOPS = 256
 
 
 class Pump:
@@ -33,6 +35,8 @@ class Pump:
         self.wakeups = 0
         self.batches = 0
         self.done = False
+        #: More stops may be waiting than were served at once: no SIGCHLD tells of them again.
+        self.more_stops = False
         self.on_user_signal: Callable[[int], None] = lambda number: None
         self._poller = select.epoll()
         self._serve: dict[int, Callable[[], None]] = {}
@@ -77,7 +81,10 @@ class Pump:
                 self.on_user_signal(number)
             # A key of the terminal reached the guests by itself; like a shell we wait for what they do.
         if stops:
-            self.engine.serve_stops(256)
+            self._stops()
+
+    def _stops(self) -> None:
+        self.more_stops = self.engine.serve_stops(STOPS) >= STOPS
 
     async def run(self) -> None:
         """Until `done`."""
@@ -87,9 +94,12 @@ class Pump:
         gc.freeze()
         gc.set_threshold(50_000, 20, 20)
         self._signals()
-        self.engine.serve_stops(1024)
+        self._stops()
         while not self.done:
-            await trio.lowlevel.wait_readable(self._poller.fileno())
+            if self.more_stops:
+                await trio.lowlevel.checkpoint()
+            else:
+                await trio.lowlevel.wait_readable(self._poller.fileno())
             self.wakeups += 1
             self.batch()
 
@@ -100,8 +110,10 @@ class Pump:
         timeout: float = 0
         self.batches += 1
         while not self.done:
-            events = poll(timeout, 8)
-            if not events:
+            events = poll(0 if self.more_stops else timeout, 8)
+            if self.more_stops:
+                self._stops()
+            elif not events:
                 return
             for fd, flags in events:
                 action = serve.get(fd)

@@ -20,16 +20,19 @@ def run_sandbox(options: DoOptions) -> int:
     """Run a command in a sandbox of its own; the exit status as a shell gives it (128+N for signal N)."""
     try:
         path = state_dir.prepare(options.state_dir)
-        state_dir.remove_stale(path)
-        entry = state_dir.create(path, options.command)
     except state_dir.StateDirError as error:
         return _fail(str(error))
-    watcher = guardian.start()
+    state_dir.remove_stale(path)
+    watcher = guardian.start(path)
+    entry = None
     try:
-        watcher.watch(-1, entry.path)
+        entry = state_dir.create(path, options.command, options.platform)
         return _run(options, entry, watcher)
+    except state_dir.StateDirError as error:
+        return _fail(str(error))
     finally:
-        entry.remove()
+        if entry is not None:
+            entry.remove()
         watcher.finish()
 
 

@@ -29,6 +29,7 @@ class Info(msgspec.Struct):
     created: float  # seconds since the epoch
     init_pid: int = 0
     init_start_time: int = 0
+    platform: str = ""
 
 
 class StateDirError(Exception):
@@ -105,7 +106,7 @@ def prepare(path: str | None = None) -> str:
     return path
 
 
-def create(path: str, command: list[str]) -> Entry:
+def create(path: str, command: list[str], platform: str = "") -> Entry:
     """A new, locked entry in a prepared directory. StateDirError."""
     pid = os.getpid()
     number = 0
@@ -125,7 +126,7 @@ def create(path: str, command: list[str]) -> Entry:
     lock = os.open(temporary + "/lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     os.mkdir(temporary + "/stage", 0o700)
-    entry = Entry(temporary, lock, Info(pid, start_time(pid), command, time()))
+    entry = Entry(temporary, lock, Info(pid, start_time(pid), command, time(), platform=platform))
     entry._write()
     os.rename(temporary, final)
     entry.path = final
@@ -178,13 +179,54 @@ def remove_stale(path: str) -> list[str]:
     return removed
 
 
-def _kill_left_over(entry: str) -> None:
-    try:
-        with open(entry + "/info.json", "rb") as file:
-            info = msgspec.json.decode(file.read(), type=Info)
-    except (OSError, msgspec.DecodeError):
+def remove_of(path: str, pid: int, started: int) -> None:
+    """Remove the entries of a dead sentry, finished or not, and kill what is left of their sandboxes.
+
+    `started` is the start time that it had, 0 when it was dead already: another process may have its id by now.
+    """
+    if start_time(pid) not in (0, started):
         return
-    if info.init_pid <= 0:
+    try:
+        names = os.listdir(path)
+    except OSError:
+        return
+    for name in names:
+        bare = name.removeprefix(_UNFINISHED)
+        if bare == str(pid) or bare.startswith(f"{pid}-"):
+            _kill_left_over(f"{path}/{name}")
+            remove_tree(f"{path}/{name}")
+
+
+def running(path: str, owner: int) -> list[tuple[str, Info]]:
+    """(name, info) of each entry whose sentry runs and is `owner`'s, in no order. OSError for the directory."""
+    found = []
+    for name in os.listdir(path):
+        info = None if name.startswith(_UNFINISHED) else _read(f"{path}/{name}")
+        try:
+            if info and start_time(info.pid) == info.start_time and os.stat(f"/proc/{info.pid}").st_uid == owner:
+                found.append((name, info))
+        except OSError:
+            continue  # it has just ended
+    return found
+
+
+def _read(entry: str) -> Info | None:
+    try:
+        # Somebody else's directory may hold anything under this name: no link is followed, no pipe waited for.
+        file = os.open(entry + "/info.json", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        return msgspec.json.decode(os.read(file, 1 << 20), type=Info)
+    except (OSError, msgspec.DecodeError):
+        return None
+    finally:
+        os.close(file)
+
+
+def _kill_left_over(entry: str) -> None:
+    info = _read(entry)
+    if info is None or info.init_pid <= 0:
         return
     try:
         pidfd = os.pidfd_open(info.init_pid)

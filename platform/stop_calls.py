@@ -147,6 +147,7 @@ def exit_stop(e: Engine, t: Tracee) -> None:
     if not isinstance(request, Clone):
         reply = e.dispatcher.executed(t.task, result)
     if isinstance(reply, int):
+        e.watch.returned(t, reply)
         regs.rax = reply & pt.U64
         if reply not in RESTARTS and reply != result:
             regs.orig_rax = pt.U64
@@ -179,6 +180,7 @@ def finish_at_stop(e: Engine, t: Tracee, value: int) -> None:
 
     A restart (-ERESTARTSYS) is left to the host, which knows the handler's SA_RESTART.
     """
+    e.watch.answered(t, value)
     regs = e.regs.r
     before = about_to_pause(t, regs)
     if value in RESTARTS:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trapline.platform import ptrace_calls as pt
-from trapline.platform import stop_calls
+from trapline.platform import stop_calls, stop_tasks
 from trapline.platform.pokes import is_poke, poke_again
 from trapline.platform.tracee import Tracee
 from trapline.sentry.kernel import task_stop
@@ -33,6 +33,8 @@ def delivery_stop(e: Engine, t: Tracee, signo: int) -> None:
     if t.reissue is not None:
         # Between the choice of a wait and the host's reaping: a handler that ran now, and perhaps never came
         # back, would lose the zombie. The signal stays in its queue until the call is done.
+        if not is_poke(raw):
+            e.watch.ignored(t, raw)
         e.regs.load(t.host)
         t.repoke = True
         if t.parked:
@@ -54,10 +56,14 @@ def delivery_stop(e: Engine, t: Tracee, signo: int) -> None:
     if delivery is None:
         if not changed and not (t.after_stop and signo == SIGCONT):
             stop_calls.hide_interruption(e, t)
+        if not is_poke(raw):
+            e.watch.ignored(t, raw)
         t.after_stop = False
         e.resume(t)
         return
-    pt.set_siginfo(t.host, pack_siginfo(delivery.info))
+    info = pack_siginfo(delivery.info)
+    e.watch.delivered(t, info)
+    pt.set_siginfo(t.host, info)
     poke_again(e, t)
     e.resume(t, delivery.info.signo)
 
@@ -67,6 +73,8 @@ def group_stop(e: Engine, t: Tracee, signo: int) -> None:
     assert t.task is not None
     t.notify_id = 0
     t.listening = True
+    stop_tasks.note_user(e, t)
+    e.watch.stopped(t, signo)
     task_stop.thread_stopped(e.kernel, t.task, signo)
     pt.call(pt.PTRACE_LISTEN, t.host)
 

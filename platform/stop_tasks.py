@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from trapline.platform import ptrace_calls as pt
-from trapline.platform import stop_calls
+from trapline.platform import stop_calls, stop_signals
 from trapline.platform.tracee import Tracee
 from trapline.sentry.kernel import task_clone, task_exec, task_exit
 from trapline.sentry.kernel.signals import SIGCHLD
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from trapline.platform.engine import Engine
 
 CSIGNAL = 0xFF
+_SIGTRAP = 5
 
 
 def read_ids(host: int) -> tuple[int, int, int]:
@@ -42,9 +43,9 @@ def _field(text: bytes, name: bytes) -> bytes:
     return text[at : text.index(b"\n", at)].strip()
 
 
-def new_stop(e: Engine, host: int) -> None:
+def new_stop(e: Engine, host: int, signo: int) -> None:
     """The first stop of a task that nobody has announced yet: its creator's event is on its way."""
-    e.early.add(host)
+    e.early[host] = signo
 
 
 def clone_event(e: Engine, t: Tracee, event: int) -> None:
@@ -68,7 +69,7 @@ def clone_event(e: Engine, t: Tracee, event: int) -> None:
     try:
         host_group, tid, _ = read_ids(host)
     except Gone:
-        e.early.discard(host)
+        e.early.pop(host, None)
         e.stillborn.add(host)
         e.resume(t)
         return
@@ -81,21 +82,23 @@ def clone_event(e: Engine, t: Tracee, event: int) -> None:
         t.holding, child.holder = child, t
         t.task.status = TaskStatus.HELD
     if host in e.early:
-        e.early.discard(host)
-        first_stop(e, child)
+        first_stop(e, child, e.early.pop(host))
     if not hold:
         e.resume(t)
 
 
-def first_stop(e: Engine, t: Tracee) -> None:
-    """The first stop of an announced task."""
+def first_stop(e: Engine, t: Tracee, signo: int) -> None:
+    """The first stop of an announced task: with a stop signal when its process was stopped before it ran, whereupon
+    it is the group stop already, and nobody will report that again (ptrace(2), PTRACE_EVENT_STOP)."""
     if t.saved is not None:
         saved, t.saved = t.saved, None
         e.regs.load(t.host)
         stop_calls.put_back(e, saved)
         e.regs.store(t.host)
-    t.early = False
-    e.resume(t)
+    if signo == _SIGTRAP:
+        e.resume(t)
+    else:
+        stop_signals.group_stop(e, t, signo)
 
 
 def exec_event(e: Engine, t: Tracee) -> None:
@@ -124,9 +127,25 @@ def exec_event(e: Engine, t: Tracee) -> None:
     t.reissue = t.execute = None
     t.saved = None
     t.task = task_exec.exec_done(e.kernel, t.tid, former_tid)
+    e.watch.executed(t, former_tid)
     release_holder(e, t)
     e.install_vdso(t)
     e.resume(t)
+
+
+def note_user(e: Engine, t: Tracee) -> None:
+    """A process stopped or ended: which user it is, for its parent (si_uid of SIGCHLD and waitid(2)).
+
+    /proc/PID belongs to the effective user and costs a tenth of reading its status, which is needed only for
+    a process of another user than ours. Ids are as in `HostServices.credentials`.
+    """
+    assert t.task is not None
+    group = e.kernel.group(t.task)
+    try:
+        user = os.stat(f"/proc/{t.host_group}").st_uid
+        group.uids = (user,) * 3 if user == e.own_uid else e.credentials(t.tid)[0]
+    except (OSError, Gone):
+        return  # reaped already, since its parent ignores it
 
 
 def release_holder(e: Engine, t: Tracee) -> None:
@@ -146,14 +165,17 @@ def release_holder(e: Engine, t: Tracee) -> None:
 def died(e: Engine, host: int, status: int, rusage: bytes) -> None:
     """A thread is dead, and its host zombie is already its real parent's."""
     t = e.tracees.pop(host, None)
-    e.early.discard(host)
+    e.early.pop(host, None)
     if t is None:
         e.stillborn.discard(host)
         return
+    if t.host == t.host_group and t.task is not None:
+        note_user(e, t)
     if e.by_tid.get(t.tid) is t:
         del e.by_tid[t.tid]
     if t.holding is not None:
         t.holding.holder = None
     release_holder(e, t)
     e.ended(t, status)
+    e.watch.ended(t, status)
     task_exit.task_died(e.kernel, t.tid, status, rusage)

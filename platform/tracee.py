@@ -13,7 +13,6 @@ class Tracee:
     __slots__ = (
         "after_stop",
         "args",
-        "early",
         "execute",
         "holder",
         "holding",
@@ -38,7 +37,6 @@ class Tracee:
         self.tid = tid
         self.task = task  # None until its creator's event has been seen
         self.memory = GuestMemory(host)
-        self.early = False  # its first stop came before its creator's event
         self.notify_id = 0  # the notification that waits for an answer
         self.nr = -1  # the call in flight, for those that came by a stop
         self.args: tuple[int, ...] = ()

@@ -48,6 +48,9 @@ class Kernel:
         self.time_on_group_exit: Callable[[ThreadGroup], None] = lambda group: None
         self.on_root_exit: Callable[[int], None] = lambda status: None
         self.log: Callable[[str], None] = lambda text: None
+        #: Shows the user a line, whatever is logged where; see `tell_once`.
+        self.tell: Callable[[str], None] = lambda text: None
+        self._told: set[str] = set()
 
     # -- looking things up
     def task(self, tid: int) -> Task:
@@ -61,6 +64,12 @@ class Kernel:
     def memory(self, task: Task) -> Memory:
         """Guest memory of a task."""
         return self.platform.memory(task.tid)
+
+    def tell_once(self, text: str) -> None:
+        """Say why something that a program asks for is not possible: one line a sandbox."""
+        if text not in self._told:
+            self._told.add(text)
+            self.tell(text)
 
     # -- waiting
     def block(self, task: Task, clock_id: int = CLOCK_MONOTONIC, deadline: int = -1, queue: str = "") -> Block:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
+from trapline.sentry.kernel import family
 from trapline.sentry.kernel.state import ThreadGroup
 
 if TYPE_CHECKING:
@@ -34,16 +35,22 @@ def set_process_group(kernel: Kernel, caller: ThreadGroup, pid: int, pgid: int) 
             raise OSError(errno.EACCES, "child has executed a program")
     if group.sid == group.tgid:
         raise OSError(errno.EPERM, "session leader")
-    if pgid != group.tgid and not any(
-        g.pgid == pgid and g.sid == caller.sid for g in kernel.state.groups.values()
-    ):
+    if pgid != group.tgid and _session_of(kernel, pgid) != caller.sid:
         raise OSError(errno.EPERM, "no such group in this session")
-    group.pgid = pgid
+    family.join_process_group(kernel.state, group, pgid)
+
+
+def _session_of(kernel: Kernel, pgid: int) -> int:
+    """The session of a process group, which is that of each of its members; -1 where there is no such group."""
+    for tgid in kernel.state.process_groups.get(pgid, ()):
+        return kernel.state.groups[tgid].sid
+    return -1
 
 
 def new_session(kernel: Kernel, group: ThreadGroup) -> int:
     """setsid(2). OSError EPERM for a group leader, or where the id is still a group's."""
-    if any(g.pgid == group.tgid for g in kernel.state.groups.values()):
+    if group.tgid in kernel.state.process_groups:
         raise OSError(errno.EPERM, "process group exists")
-    group.sid = group.pgid = group.tgid
+    family.join_process_group(kernel.state, group, group.tgid)
+    group.sid = group.tgid
     return group.tgid

@@ -55,6 +55,7 @@ def host_signal(kernel: Kernel, task: Task, info: SigInfo) -> None:
         return
     if info.code > 0 and SYNCHRONOUS & bit(info.signo):
         task.pending.insert(0, info)
+        group.queues[task.tid] = 0
         return
     if info.signo == SIGCONT and info.code >= 0 and kernel.state.groups:
         kernel.continued_by_host(group)
@@ -65,6 +66,8 @@ def host_signal(kernel: Kernel, task: Task, info: SigInfo) -> None:
     queue = task.pending if info.signo in (13, 25) else group.pending
     if not any(p.signo == info.signo for p in queue):
         queue.append(info)
+        if queue is task.pending:
+            group.queues[task.tid] = 0
 
 
 def next_delivery(kernel: Kernel, task: Task, allow_stop: bool = True) -> Delivery | None:

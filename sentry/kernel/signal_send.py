@@ -17,9 +17,13 @@ from trapline.sentry.kernel.signals import (
     SI_TKILL,
     SIG_DFL,
     SIG_IGN,
+    SIGCHLD,
     SIGCONT,
     SIGKILL,
+    SIGRTMAX,
     SIGRTMIN,
+    SIGURG,
+    SIGWINCH,
     UNMASKABLE,
     bit,
 )
@@ -66,6 +70,8 @@ def send(kernel: Kernel, group: ThreadGroup, info: SigInfo, tid: int = 0) -> Non
     if signo < SIGRTMIN and info.code != SI_TIMER and any(p.signo == signo for p in queue):
         return
     queue.append(info)
+    if target is not None:
+        group.queues[target.tid] = 0
     if kernel.signal_taken_by_waiter(group, target, signo):
         return
     notify(kernel, group, signo, target)
@@ -76,8 +82,7 @@ def queue_is_full(kernel: Kernel, group: ThreadGroup) -> bool:
 
     Linux counts them per user, the sentry per process: see docs/limits.md.
     """
-    tasks = kernel.state.tasks
-    count = len(group.pending) + len(group.posix_timers) + sum(len(tasks[t].pending) for t in group.threads)
+    count = len(group.pending) + len(group.posix_timers) + sum(len(t.pending) for t in queueing(kernel, group))
     if not count:
         return False
     limit = group.limits.get(RLIMIT_SIGPENDING)
@@ -87,11 +92,27 @@ def queue_is_full(kernel: Kernel, group: ThreadGroup) -> bool:
     return count >= limit
 
 
+def queueing(kernel: Kernel, group: ThreadGroup) -> list[Task]:
+    """The threads of a process that have signals in their own queues, without a walk over all of them.
+
+    Whoever adds to a thread's queue notes it in `group.queues`; those that are empty by now are dropped here.
+    """
+    if not group.queues:
+        return []
+    tasks = [kernel.state.tasks.get(tid) for tid in group.queues]
+    found = [task for task in tasks if task is not None and task.tgid == group.tgid and task.pending]
+    if len(found) != len(tasks):
+        group.queues = {task.tid: 0 for task in found}
+    return found
+
+
 def _waits_for(kernel: Kernel, group: ThreadGroup, target: Task | None, signo: int) -> bool:
-    """Linux keeps an ignored signal when it is blocked (sig_ignored): sigtimedwait may be about to take it."""
-    if target is not None:
-        return bool(target.mask & bit(signo))
-    return all(kernel.state.tasks[t].mask & bit(signo) for t in group.threads)
+    """Linux keeps an ignored signal when it is blocked (sig_ignored): sigtimedwait may be about to take it.
+
+    Of a process, the leader's mask says so, as there.
+    """
+    thread = target or kernel.state.tasks.get(group.tgid)
+    return thread is not None and bool(thread.mask & bit(signo))
 
 
 def _stop_and_continue_cancel(kernel: Kernel, group: ThreadGroup, signo: int) -> None:
@@ -116,10 +137,8 @@ def _stop_and_continue_cancel(kernel: Kernel, group: ThreadGroup, signo: int) ->
 def flush(kernel: Kernel, group: ThreadGroup, signals: int) -> None:
     """Drop pending signals of a set from the process and all of its threads."""
     group.pending = [p for p in group.pending if not signals & bit(p.signo)]
-    for tid in group.threads:
-        task = kernel.state.tasks[tid]
-        if task.pending:
-            task.pending = [p for p in task.pending if not signals & bit(p.signo)]
+    for task in queueing(kernel, group):
+        task.pending = [p for p in task.pending if not signals & bit(p.signo)]
 
 
 def notify(kernel: Kernel, group: ThreadGroup, signo: int, target: Task | None = None) -> None:
@@ -129,20 +148,33 @@ def notify(kernel: Kernel, group: ThreadGroup, signo: int, target: Task | None =
     (Linux complete_signal). When all block it, it waits until one unblocks it.
     """
     wanted = bit(signo)
-    if target is not None:
-        candidates = [target]
-    else:
-        tasks = kernel.state.tasks
-        candidates = [tasks[t] for t in group.threads if t in tasks]
-    for task in candidates:
-        if not task.mask & wanted or wanted & UNMASKABLE:
-            if target is None and task.tid == group.tgid and len(candidates) > 1:
+    tasks = kernel.state.tasks
+    for tid in group.threads if target is None else (target.tid,):
+        task = tasks.get(tid)
+        if task is not None and (not task.mask & wanted or wanted & UNMASKABLE):
+            if target is None and task.tid == group.tgid and len(group.threads) > 1:
                 # A leader may have ended before its threads, of which nobody is told until they end too: the
                 # host, which knows, brings the first living thread instead.
-                kernel.platform.poke_process(group.tgid, signo)
+                kernel.platform.poke_process(group.tgid, poke_number(task, wanted))
             else:
-                kernel.platform.poke(task.tid, signo)
+                kernel.platform.poke(task.tid, poke_number(task, wanted))
             return
+
+
+def poke_number(task: Task, ready: int) -> int:
+    """The host signal by which a thread is brought to take one of a set: one that its mask lets through.
+
+    Not SIGCONT where there is another: on the host it takes effect when it is sent, and would undo a stop that
+    is being delivered, though that was sent after the SIGCONT that has been waiting here.
+    """
+    if ready == bit(SIGCONT):
+        others: tuple[int, ...] = (SIGURG, SIGWINCH, SIGCHLD, *range(1, SIGRTMAX + 1))
+        for signo in others:
+            if not task.mask & bit(signo) and signo != SIGCONT and not bit(signo) & (DEFAULT_STOP | UNMASKABLE):
+                return signo
+        return SIGCONT
+    ready &= ~bit(SIGCONT)
+    return (ready & -ready).bit_length()
 
 
 def deliverable(group: ThreadGroup, task: Task) -> int:
@@ -163,7 +195,7 @@ def mask_changed(kernel: Kernel, task: Task, old: int) -> None:
         return
     ready = deliverable(group, task)
     if ready:
-        kernel.platform.poke(task.tid, (ready & -ready).bit_length())
+        kernel.platform.poke(task.tid, poke_number(task, ready))
     newly = task.mask & ~old
     for info in group.pending:
         if newly & bit(info.signo):
@@ -172,5 +204,5 @@ def mask_changed(kernel: Kernel, task: Task, old: int) -> None:
 
 __all__ = [
     "DEFAULT_ACTION", "action_of", "deliverable", "flush", "is_ignored", "mask_changed", "notify",
-    "queue_is_full", "send",
+    "queue_is_full", "queueing", "send",
 ]  # fmt: skip

@@ -57,3 +57,16 @@ def unpack_siginfo(raw: bytes) -> SigInfo:
     signo, errno, code, _ = _HEAD.unpack_from(raw)
     pid, uid = struct.unpack_from("<iI", raw, 16)
     return SigInfo(signo=signo, errno=errno, code=code, pid=pid, uid=uid, fields=bytes(raw[16:128]))
+
+
+#: The highest si_code that a fault or event of these signals has (Linux asm-generic/siginfo.h).
+_CODES = {SIGILL: 11, SIGFPE: 15, SIGSEGV: 10, SIGBUS: 5, SIGTRAP: 6, SIGCHLD: 6, SIGIO: 6, SIGSYS: 2}
+_SI_DETHREAD, _SI_ASYNCNL = -7, -60
+
+
+def known_siginfo_layout(signo: int, code: int) -> bool:
+    """Whether Linux knows which fields a siginfo_t of this kind has (kernel/signal.c). Of others the bytes
+    behind those that every layout has must be zero."""
+    if code > SI_USER:
+        return code == SI_KERNEL or code <= _CODES.get(signo, _CODES[SIGIO])
+    return code >= _SI_DETHREAD or code == _SI_ASYNCNL

@@ -77,6 +77,7 @@ class Task(msgspec.Struct):
     pending: list[SigInfo] = []
     call: CallRecord | None = None
     name: str = ""
+    made: dict[int, int] = {}  # tgids of the children that are this thread's; see family.py
 
 
 class ThreadGroup(msgspec.Struct):
@@ -87,9 +88,11 @@ class ThreadGroup(msgspec.Struct):
     pgid: int = 0
     sid: int = 0
     threads: list[int] = []  # tids, in the order of creation
-    children: list[int] = []  # tgids, in the order of creation, zombies too
+    children: dict[int, int] = {}  # tgid: place in the order of creation or adoption; zombies too
+    reports: list[tuple[int, int]] = []  # (place, tgid) of children with something to wait for; see family.py
     actions: dict[int, SigAction] = {}  # only those that are not SIG_DFL
     pending: list[SigInfo] = []  # directed at the process
+    queues: dict[int, int] = {}  # tids whose own queue may not be empty; see signal_send.queueing
     exit_signal: int = 17  # SIGCHLD; 0 for none
     parent_tid: int = 0  # the thread of the parent that made it (for __WNOTHREAD)
     subreaper: bool = False
@@ -161,6 +164,8 @@ class KernelState(msgspec.Struct):
     schema: int = 1
     tasks: dict[int, Task] = {}
     groups: dict[int, ThreadGroup] = {}
+    process_groups: dict[int, dict[int, int]] = {}  # pgid: tgids of its members; see family.py
+    places: int = 0  # the last place given to a child
     clock: ClockState = msgspec.field(default_factory=ClockState)
     timers: dict[str, TimerSetting] = {}  # the heap's entries by key (see time/timer_heap.py)
     counts: dict[int, int] = {}  # owned calls answered, by number
@@ -168,3 +173,4 @@ class KernelState(msgspec.Struct):
     checkpoint_count: int = 0
     cpus: int = 1
     root_tgid: int = 0
+    init_uid: int = 0  # the user whose the sandbox's init is

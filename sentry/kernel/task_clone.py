@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from trapline.sentry.kernel import family
 from trapline.sentry.kernel.signals import SIGCHLD
 from trapline.sentry.kernel.state import Task, ThreadGroup
 
@@ -25,7 +26,8 @@ def first_task(kernel: Kernel, tid: int, ppid: int, pgid: int, sid: int, mask: i
     """The sandbox's first guest process, before its exec."""
     task = Task(tid=tid, tgid=tid, mask=mask)
     kernel.state.tasks[tid] = task
-    kernel.state.groups[tid] = ThreadGroup(tgid=tid, ppid=ppid, pgid=pgid, sid=sid, threads=[tid])
+    group = kernel.state.groups[tid] = ThreadGroup(tgid=tid, ppid=ppid, sid=sid, threads=[tid])
+    family.join_process_group(kernel.state, group, pgid)
     kernel.state.root_tgid = tid
     return task
 
@@ -45,7 +47,6 @@ def new_task(kernel: Kernel, creator: Task, tid: int, flags: int, exit_signal: i
     group = ThreadGroup(
         tgid=tid,
         ppid=parent.tgid,
-        pgid=parent.pgid,
         sid=parent.sid,
         threads=[tid],
         parent_tid=creator.tid,
@@ -63,5 +64,6 @@ def new_task(kernel: Kernel, creator: Task, tid: int, flags: int, exit_signal: i
     state.groups[tid] = group
     owner = state.groups.get(group.ppid)
     if owner is not None:
-        owner.children.append(tid)
+        family.add_child(state, owner, group)
+    family.join_process_group(state, group, parent.pgid)
     return task

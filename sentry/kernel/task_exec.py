@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from trapline.sentry.kernel import task_exit
 from trapline.sentry.kernel.signals import SIG_IGN
 from trapline.sentry.kernel.state import Task
 
@@ -19,15 +20,20 @@ def exec_done(kernel: Kernel, tgid: int, former_tid: int) -> Task:
     state = kernel.state
     group = state.groups[tgid]
     task = state.tasks[former_tid]
-    for tid in group.threads:
-        if tid != former_tid:
-            kernel.forget_task(tid)
+    others = [tid for tid in group.threads if tid != former_tid]
+    group.threads = [former_tid]
+    for tid in others:
+        task_exit.thread_ends(kernel, group, tid)
+        kernel.forget_task(tid)
+    for child in task.made:
+        state.groups[child].parent_tid = tgid
     state.tasks.pop(former_tid, None)
     task.tid = tgid
     task.call = None
     task.saved_mask = -1
     state.tasks[tgid] = task
     group.threads = [tgid]
+    group.queues = {tgid: 0}
     group.actions = {s: a for s, a in group.actions.items() if a.handler == SIG_IGN}
     group.did_exec = True
     group.exit_signal = 17

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trapline.sentry.kernel import signal_send
+from trapline.sentry.kernel import family, signal_send
 from trapline.sentry.kernel.signals import (
     CLD_CONTINUED,
     CLD_DUMPED,
@@ -35,25 +35,34 @@ def task_died(kernel: Kernel, tid: int, status: int, rusage: bytes = b"") -> Non
     if task is None:
         return
     group = kernel.group(task)
-    kernel.forget_task(tid)
     if tid in group.threads:
         group.threads.remove(tid)
-    _pdeath_signals(kernel, group.tgid, tid)
+    ended = [tid]
     if tid == group.tgid:
-        for other in list(group.threads):
-            # Killed together; their own reports may still come.
-            kernel.forget_task(other)
+        ended += group.threads  # killed together; their own reports may still come
         group.threads = []
+    for thread in ended:
+        thread_ends(kernel, group, thread)
+        kernel.forget_task(thread)
+    if tid == group.tgid:
         _process_died(kernel, group, status, rusage)
 
 
-def _pdeath_signals(kernel: Kernel, tgid: int, tid: int) -> None:
-    """PR_SET_PDEATHSIG: sent when the *thread* that made the child ends (prctl(2))."""
-    parent = kernel.state.groups[tgid]
-    for child in list(parent.children):
-        group = kernel.state.groups.get(child)
-        if group is not None and group.pdeathsig and group.parent_tid == tid and group.exit_status < 0:
-            signal_send.send(kernel, group, SigInfo(signo=group.pdeathsig, code=0, pid=tgid))
+def thread_ends(kernel: Kernel, group: ThreadGroup, tid: int) -> None:
+    """A thread's children learn of its end, PR_SET_PDEATHSIG (prctl(2)), and are the next thread's.
+
+    `group.threads` are those that are left; the task is still known.
+    """
+    made = kernel.state.tasks[tid].made
+    if not made:
+        return
+    for tgid in list(made):
+        child = kernel.state.groups[tgid]
+        if child.pdeathsig and child.exit_status < 0:
+            signal_send.send(kernel, child, SigInfo(signo=child.pdeathsig, code=0, pid=group.tgid))
+    heir = next((other for other in group.threads if other != tid), 0)
+    if heir:
+        family.hand_over(kernel.state, tid, heir)
 
 
 def _process_died(kernel: Kernel, group: ThreadGroup, status: int, rusage: bytes) -> None:
@@ -80,25 +89,24 @@ def _reparent_children(kernel: Kernel, group: ThreadGroup) -> None:
     reaper = state.groups.get(group.ppid)
     while reaper is not None and not (reaper.subreaper and reaper.threads):
         reaper = state.groups.get(reaper.ppid)
-    for child_id in group.children:
-        child = state.groups.get(child_id)
-        if child is None:
-            continue
+    children = [state.groups[child] for child in group.children]
+    group.children, group.reports = {}, []
+    for child in children:
         child.ppid = reaper.tgid if reaper is not None else INIT
         child.parent_tid = reaper.threads[0] if reaper is not None else INIT
         child.exit_signal = SIGCHLD
         if reaper is not None:
-            reaper.children.append(child_id)
+            family.add_child(state, reaper, child)
         if child.exit_status >= 0:
             if reaper is None:
                 release(kernel, child)
             else:
                 _tell_parent(kernel, reaper, child)
-    group.children = []
 
 
 def _tell_parent(kernel: Kernel, parent: ThreadGroup, child: ThreadGroup) -> None:
     """SIGCHLD, or at once away with it where the parent ignores its children (sigaction(2), SA_NOCLDWAIT)."""
+    family.note_report(parent, child)
     action = signal_send.action_of(parent, SIGCHLD)
     autoreap = False
     if child.exit_signal == SIGCHLD:
@@ -138,6 +146,7 @@ def notify_parent_of_change(kernel: Kernel, group: ThreadGroup, continued: bool)
     parent = kernel.state.groups.get(group.ppid)
     if parent is None or not parent.threads:
         return
+    family.note_report(parent, group)
     if not signal_send.action_of(parent, SIGCHLD).flags & SA_NOCLDSTOP:
         code, value = (CLD_CONTINUED, SIGCONT) if continued else (CLD_STOPPED, group.stop_signal)
         signal_send.send(
@@ -148,8 +157,9 @@ def notify_parent_of_change(kernel: Kernel, group: ThreadGroup, continued: bool)
 
 def release(kernel: Kernel, group: ThreadGroup) -> None:
     """The zombie is gone: nobody will ask for it any more."""
+    family.leave_process_group(kernel.state, group)
     kernel.state.groups.pop(group.tgid, None)
     kernel.waiters.pop(group.tgid, None)
     parent = kernel.state.groups.get(group.ppid)
-    if parent is not None and group.tgid in parent.children:
-        parent.children.remove(group.tgid)
+    if parent is not None:
+        family.remove_child(kernel.state, parent, group)

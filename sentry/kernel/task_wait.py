@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from trapline.sentry.kernel import family
 from trapline.sentry.kernel.signals import SIGCHLD
 from trapline.sentry.kernel.state import ThreadGroup
 
@@ -53,21 +54,32 @@ class Event:
 def find_event(kernel: Kernel, parent: ThreadGroup, selection: Selection) -> tuple[Event | None, bool]:
     """The first event, in the order of the children's creation; and whether any child matches at all.
 
-    No matching child means ECHILD.
+    No matching child means ECHILD. Only children with something to report are looked at, and the asked one
+    where one is asked for; that there is a matching child is mostly seen at the first.
     """
     groups = kernel.state.groups
-    any_child = False
-    for tgid in parent.children:
-        child = groups.get(tgid)
-        if child is None or not selection.matches(child):
-            continue
-        any_child = True
-        if child.exit_status >= 0:
-            if selection.options & WEXITED:
-                return Event(child, "exited"), True
-            continue
-        if selection.options & WSTOPPED and child.stop_report:
-            return Event(child, "stopped"), True
-        if selection.options & WCONTINUED and child.continue_report:
-            return Event(child, "continued"), True
-    return None, any_child
+    if selection.kind == P_PID:
+        if selection.ident not in parent.children or not selection.matches(groups[selection.ident]):
+            return None, False
+        child = groups[selection.ident]
+        event = _event_of(child, selection.options)
+        return event, event is not None or child.exit_status < 0
+    for child in family.reporters(kernel.state, parent):
+        event = _event_of(child, selection.options) if selection.matches(child) else None
+        if event is not None:
+            return event, True
+    # A zombie has no stop to come, so where its end is not asked for it is nobody (Linux wait_consider_task).
+    return None, any(
+        groups[tgid].exit_status < 0 and selection.matches(groups[tgid]) for tgid in parent.children
+    )
+
+
+def _event_of(child: ThreadGroup, options: int) -> Event | None:
+    """What a wait with these options finds of a child."""
+    if child.exit_status >= 0:
+        return Event(child, "exited") if options & WEXITED else None
+    if options & WSTOPPED and child.stop_report:
+        return Event(child, "stopped")
+    if options & WCONTINUED and child.continue_report:
+        return Event(child, "continued")
+    return None

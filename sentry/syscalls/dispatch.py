@@ -65,7 +65,10 @@ class Dispatcher:
         except OSError as error:
             return -(error.errno or errno.EIO)
         except Gone:
-            raise
+            # Of the caller, or of another task that it asks about: the caller must not be left without answer.
+            if self.kernel.platform.has_ended(task.tid):
+                raise
+            return -errno.ESRCH
         except Exception:
             return self._crashed(task, nr, args)
         task.call = CallRecord(nr, args, ip, 1)

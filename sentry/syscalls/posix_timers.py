@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
+from trapline.sentry.kernel.signal_send import queueing
 from trapline.sentry.kernel.signals import SI_TIMER, SIGALRM
 from trapline.sentry.kernel.state import PosixTimer, SigInfo, ThreadGroup, TimerSetting
 from trapline.sentry.protocol import Gone
@@ -129,8 +130,7 @@ def _send(kernel: Kernel, group: ThreadGroup, timer: PosixTimer) -> None:
 def _is_pending(kernel: Kernel, group: ThreadGroup, timer: PosixTimer) -> bool:
     if any(_of(timer, info) for info in group.pending):
         return True
-    tasks = [kernel.state.tasks.get(tid) for tid in group.threads]
-    return any(_of(timer, info) for task in tasks if task is not None for info in task.pending)
+    return any(_of(timer, info) for task in queueing(kernel, group) for info in task.pending)
 
 
 def _of(timer: PosixTimer, info: SigInfo) -> bool:
@@ -144,10 +144,8 @@ def _withdraw(kernel: Kernel, group: ThreadGroup, timer: PosixTimer) -> None:
         return
     timer.queued = False
     group.pending = [info for info in group.pending if not _of(timer, info)]
-    for tid in group.threads:
-        task = kernel.state.tasks.get(tid)
-        if task is not None and task.pending:
-            task.pending = [info for info in task.pending if not _of(timer, info)]
+    for task in queueing(kernel, group):
+        task.pending = [info for info in task.pending if not _of(timer, info)]
 
 
 # -- what the kernel calls

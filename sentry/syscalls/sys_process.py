@@ -152,6 +152,16 @@ def seccomp(kernel: Kernel, task: Task, operation: int, flags: int, args: int) -
     return Reply.HOST
 
 
+@handler("ptrace")
+def ptrace(kernel: Kernel, task: Task, request: int, pid: int, addr: int, data: int) -> int:
+    """ptrace(2): EPERM. A task has one tracer, and that is the sentry.
+
+    Debuggers say no more than "Operation not permitted", so the user is told once where the reason is.
+    """
+    kernel.tell_once("ptrace: a traced program inside a sandbox is not supported (docs/limits.md)")
+    raise OSError(errno.EPERM, "ptrace")
+
+
 @handler("prlimit64")
 def prlimit64(kernel: Kernel, task: Task, pid: int, resource: int, new: int, old: int) -> Reply:
     """prlimit(2): executed by the host, which enforces the limit; RLIMIT_CPU becomes the sentry's with its

@@ -6,7 +6,7 @@ import errno
 import struct
 from copy import copy
 
-from trapline.sentry.kernel import signal_send
+from trapline.sentry.kernel import family, signal_send
 from trapline.sentry.kernel.block import Reply
 from trapline.sentry.kernel.kernel import Kernel
 from trapline.sentry.kernel.signals import (
@@ -21,9 +21,11 @@ from trapline.sentry.kernel.signals import (
     SIGSTOP,
     UNMASKABLE,
     bit,
+    known_siginfo_layout,
     unpack_siginfo,
 )
 from trapline.sentry.kernel.state import SigAction, SigInfo, Task, ThreadGroup
+from trapline.sentry.protocol import Gone
 from trapline.sentry.syscalls import posix_timers
 from trapline.sentry.syscalls.registry import handler
 
@@ -40,7 +42,10 @@ def _may_signal(kernel: Kernel, task: Task, target: ThreadGroup, signo: int) -> 
     (real, effective, _), capabilities = kernel.platform.credentials(task.tid)
     if capabilities >> CAP_KILL & 1:
         return True
-    (target_real, _, target_saved), _ = kernel.platform.credentials(target.tgid)
+    try:
+        (target_real, _, target_saved), _ = kernel.platform.credentials(target.tgid)
+    except Gone:
+        target_real, _, target_saved = target.uids  # a zombie: as it was at its end
     if effective in (target_real, target_saved) or real in (target_real, target_saved):
         return True
     return signo == SIGCONT and kernel.group(task).sid == target.sid
@@ -55,14 +60,23 @@ def _from_user(kernel: Kernel, task: Task, signo: int, code: int) -> SigInfo:
     return SigInfo(signo=signo, code=code, pid=task.tgid, uid=kernel.platform.credentials(task.tid)[0][0])
 
 
+def _kill_init(kernel: Kernel, task: Task) -> int:
+    """The sandbox's init takes no signal for which it has no handler (pid_namespaces(7)), but not everybody
+    may send one."""
+    (real, effective, _), capabilities = kernel.platform.credentials(task.tid)
+    if not capabilities >> CAP_KILL & 1 and kernel.state.init_uid not in (real, effective):
+        raise OSError(errno.EPERM, "not permitted")
+    return 0
+
+
 @handler("kill")
 def kill(kernel: Kernel, task: Task, pid: int, signo: int) -> int:
-    """kill(2). EINVAL, ESRCH, EPERM (only when no target at all could be signalled)."""
-    _check_number(signo)
+    """kill(2). ESRCH, EINVAL, EPERM (only when no target at all could be signalled)."""
     groups = kernel.state.groups
     if pid > 0:
         if pid == INIT:
-            return 0  # the sandbox's init takes no signal for which it has no handler (pid_namespaces(7))
+            _check_number(signo)
+            return _kill_init(kernel, task)
         target = groups.get(pid)
         if target is None:
             other = kernel.state.tasks.get(pid)  # Linux takes a thread's id for its process
@@ -74,9 +88,10 @@ def kill(kernel: Kernel, task: Task, pid: int, signo: int) -> int:
         targets = [g for g in groups.values() if g.tgid != task.tgid]
     else:
         pgid = -pid if pid else kernel.group(task).pgid
-        targets = [g for g in groups.values() if g.pgid == pgid]
+        targets = family.members(kernel.state, pgid)
     if not targets:
         raise OSError(errno.ESRCH, "no such process")
+    _check_number(signo)
     allowed = [g for g in targets if _may_signal(kernel, task, g, signo)]
     if not allowed and pid == -1:
         return 0  # there were processes, and that is enough (Linux kill_something_info)
@@ -100,8 +115,15 @@ def _thread(kernel: Kernel, tgid: int, tid: int) -> tuple[Task, ThreadGroup]:
 
 
 def _send_to_thread(kernel: Kernel, task: Task, tgid: int, tid: int, signo: int, info: SigInfo | None) -> int:
-    _check_number(signo)
+    zombie = kernel.state.groups.get(tid)
+    if zombie is not None and zombie.exit_status >= 0 and tgid in (0, tid):
+        # It exists until it is reaped, but nothing can happen to it.
+        _check_number(signo)
+        if not _may_signal(kernel, task, zombie, signo):
+            raise OSError(errno.EPERM, "not permitted")
+        return 0
     target, group = _thread(kernel, tgid, tid)
+    _check_number(signo)
     if not _may_signal(kernel, task, group, signo):
         raise OSError(errno.EPERM, "not permitted")
     if signo:
@@ -126,23 +148,37 @@ def tkill(kernel: Kernel, task: Task, tid: int, signo: int) -> int:
     return _send_to_thread(kernel, task, 0, tid, signo, None)
 
 
-def _queued_info(kernel: Kernel, task: Task, tgid: int, signo: int, address: int) -> SigInfo:
-    info = unpack_siginfo(kernel.memory(task).read(address, 128))
-    info.signo = signo
-    # Only to oneself may a signal pretend to come from the kernel or from kill (rt_sigqueueinfo(2)).
-    if (info.code >= 0 or info.code == SI_TKILL) and tgid != task.tgid:
-        raise OSError(errno.EPERM, "si_code")
+_SIGINFO_KNOWN = 48  # bytes of siginfo_t that any layout has (Linux kernel_siginfo)
+
+
+def _read_info(kernel: Kernel, task: Task, address: int) -> SigInfo:
+    """The guest's siginfo_t. EFAULT, E2BIG (Linux copy_siginfo_from_user)."""
+    memory = kernel.memory(task)
+    raw = memory.read(address, _SIGINFO_KNOWN)
+    info = unpack_siginfo(raw + bytes(128 - _SIGINFO_KNOWN))
+    if not known_siginfo_layout(info.signo, info.code) and any(
+        memory.read(address + _SIGINFO_KNOWN, 128 - _SIGINFO_KNOWN)
+    ):
+        raise OSError(errno.E2BIG, "siginfo of a layout that is not known")
     return info
+
+
+def _may_claim(task: Task, target: int, info: SigInfo) -> None:
+    """Only to oneself may a signal pretend to come from the kernel or from kill (rt_sigqueueinfo(2)). EPERM."""
+    if (info.code >= 0 or info.code == SI_TKILL) and target != task.tid:
+        raise OSError(errno.EPERM, "si_code")
 
 
 @handler("rt_sigqueueinfo")
 def rt_sigqueueinfo(kernel: Kernel, task: Task, tgid: int, signo: int, address: int) -> int:
     """rt_sigqueueinfo(2)."""
-    info = _queued_info(kernel, task, tgid, signo, address)
-    _check_number(signo)
+    info = _read_info(kernel, task, address)
+    info.signo = signo
+    _may_claim(task, tgid, info)
     target = kernel.state.groups.get(tgid)
     if target is None:
         raise OSError(errno.ESRCH, "no such process")
+    _check_number(signo)
     if not _may_signal(kernel, task, target, signo):
         raise OSError(errno.EPERM, "not permitted")
     if signo and target.exit_status < 0:
@@ -153,28 +189,34 @@ def rt_sigqueueinfo(kernel: Kernel, task: Task, tgid: int, signo: int, address: 
 @handler("rt_tgsigqueueinfo")
 def rt_tgsigqueueinfo(kernel: Kernel, task: Task, tgid: int, tid: int, signo: int, address: int) -> int:
     """rt_tgsigqueueinfo(2)."""
+    info = _read_info(kernel, task, address)
+    info.signo = signo
     if tgid <= 0 or tid <= 0:
         raise OSError(errno.EINVAL, "id")
-    info = _queued_info(kernel, task, tgid, signo, address)
+    _may_claim(task, tid, info)
     return _send_to_thread(kernel, task, tgid, tid, signo, info)
 
 
 @handler("pidfd_send_signal")
 def pidfd_send_signal(kernel: Kernel, task: Task, fd: int, signo: int, address: int, flags: int) -> int:
-    """pidfd_send_signal(2); flags must be 0."""
+    """pidfd_send_signal(2); scopes other than the pidfd's own are EINVAL."""
     if flags:
         raise OSError(errno.EINVAL, "flags")
     tgid = pid_of_pidfd(kernel, task, fd)
-    _check_number(signo)
+    info = None
+    if address:
+        info = _read_info(kernel, task, address)
+        if info.signo != signo:
+            raise OSError(errno.EINVAL, "si_signo")
+        _may_claim(task, tgid, info)
     target = kernel.state.groups.get(tgid)
-    if target is None or target.exit_status >= 0:
+    if target is None:
         raise OSError(errno.ESRCH, "no such process")
-    sent = _queued_info(kernel, task, tgid, signo, address) if address else None
-    info = sent or _from_user(kernel, task, signo, SI_USER)
+    _check_number(signo)
     if not _may_signal(kernel, task, target, signo):
         raise OSError(errno.EPERM, "not permitted")
-    if signo:
-        signal_send.send(kernel, target, info)
+    if signo and target.exit_status < 0:
+        signal_send.send(kernel, target, info or _from_user(kernel, task, signo, SI_USER))
     return 0
 
 
@@ -192,10 +234,13 @@ def pid_of_pidfd(kernel: Kernel, task: Task, fd: int) -> int:
 @handler("rt_sigaction")
 def rt_sigaction(kernel: Kernel, task: Task, signo: int, new: int, old: int, size: int) -> int | Reply:
     """rt_sigaction(2): recorded here, then executed by the host, which keeps the mirror and writes `old`."""
-    if size != 8 or not 1 <= signo <= SIGRTMAX:
+    if size != 8:
+        raise OSError(errno.EINVAL, "sigsetsize")
+    raw = kernel.memory(task).read(new, 32) if new else b""
+    if not 1 <= signo <= SIGRTMAX:
         raise OSError(errno.EINVAL, "signal")
     if new:
-        entry, flags, restorer, mask = struct.unpack("<QQQQ", kernel.memory(task).read(new, 32))
+        entry, flags, restorer, mask = struct.unpack("<QQQQ", raw)
         if signo in (SIGKILL, SIGSTOP):
             raise OSError(errno.EINVAL, "cannot be caught")
         group = kernel.group(task)

@@ -76,11 +76,15 @@ async def _with_mask(kernel: Kernel, task: Task, address: int, size: int) -> int
     """Let the host execute the current call while the kernel's mask is the call's.
 
     Whatever was pending and is open now is poked before the call runs, so it is interrupted at once: there
-    is no window between the new mask and the wait.
+    is no window between the new mask and the wait. A bad mask is left to the host, which knows what of the
+    call's other arguments is wrong before it.
     """
-    if size != 8:
-        raise OSError(errno.EINVAL, "sigsetsize")
-    (mask,) = struct.unpack("<Q", kernel.memory(task).read(address, 8))
+    try:
+        if size != 8:
+            return await kernel.execute()
+        (mask,) = struct.unpack("<Q", kernel.memory(task).read(address, 8))
+    except OSError:
+        return await kernel.execute()
     before = task.mask
     if task.saved_mask < 0:
         task.saved_mask = before
@@ -110,7 +114,10 @@ async def pselect6(
     kernel: Kernel, task: Task, n: int, rd: int, wr: int, ex: int, timeout: int, packed: int
 ) -> int:
     """pselect(2): the sixth argument points to the mask's address and size."""
-    address, size = struct.unpack("<QQ", kernel.memory(task).read(packed, 16))
+    try:
+        address, size = struct.unpack("<QQ", kernel.memory(task).read(packed, 16))
+    except OSError:
+        return await kernel.execute()
     if not address:
         return await kernel.execute()
     return await _with_mask(kernel, task, address, size)

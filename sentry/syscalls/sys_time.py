@@ -116,12 +116,14 @@ def settimeofday(kernel: Kernel, task: Task, time: int, zone: int) -> int:
     wanted = 0
     if time:
         seconds, microseconds = read_timeval(memory, time)
-        if seconds < 0 or not 0 <= microseconds < USEC or seconds >= SETTABLE_SECONDS:
+        if not 0 <= microseconds <= USEC:
             raise OSError(errno.EINVAL, "not a valid time")
         wanted = seconds * NSEC + microseconds * 1000
     minutes = dst = 0
     if zone:
         minutes, dst = _ZONE.unpack(memory.read(zone, _ZONE.size))
+    if time and (microseconds == USEC or not 0 <= seconds < SETTABLE_SECONDS):
+        raise OSError(errno.EINVAL, "not a valid time")
     _may_set(kernel, task)
     if zone:
         if abs(minutes) > _ZONE_LIMIT:

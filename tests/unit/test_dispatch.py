@@ -124,3 +124,15 @@ def test_gone_is_not_an_error_of_ours(world):
         pass
     assert not world.dispatcher.crashes
     world.platform.gone.clear()
+
+
+def test_gone_of_another_task_is_answered(world):
+    """The caller lives, so it must not be left without a result."""
+
+    def ask(kernel, task):
+        raise Gone(99)
+
+    with registry.override("getpgrp", ask):
+        world.dispatcher.handlers = registry.handlers
+        assert world.call(world.root, "getpgrp") == -errno.ESRCH
+    assert not world.dispatcher.crashes

@@ -186,6 +186,18 @@ def test_kill_errors(world):
     assert world.call(world.root, "tgkill", 3, 2, 10) == -errno.ESRCH
 
 
+def test_kill_of_the_sandboxs_init(world):
+    """It takes nothing, and is root's (or whose the sandbox is): others are told that they may not."""
+    world.kernel.state.init_uid = 7
+    assert world.call(world.root, "kill", 1, 15) == 0
+    world.platform.capabilities = 0
+    world.platform.uids = {2: (1, 1, 1)}
+    assert world.call(world.root, "kill", 1, 0) == world.call(world.root, "kill", 1, 15) == -errno.EPERM
+    world.platform.uids = {2: (7, 1, 1)}
+    assert world.call(world.root, "kill", 1, 15) == 0
+    assert world.call(world.root, "kill", 1, 65) == -errno.EINVAL
+
+
 def test_only_oneself_may_be_sent_kernel_codes(world):
     world.fork(world.root, 3)
     world.platform.memory(2).write(0x1000, pack_siginfo(SigInfo(SIGUSR1, code=0)))

@@ -32,7 +32,7 @@ def test_zombie_is_reaped_by_the_host_with_its_exact_pid(world):
     assert isinstance(reply, Execute) and reply.args == (3, STATUS, WNOHANG, 0)
     assert world.dispatcher.executed(world.root, 3) == 3
     assert 3 not in world.kernel.state.groups
-    assert world.kernel.state.groups[2].children == []
+    assert world.kernel.state.groups[2].children == {}
 
 
 def test_blocked_wait_is_woken_by_a_death(world):
@@ -90,7 +90,8 @@ def test_nowait_leaves_the_event(world):
 def test_group_and_pid_selection(world):
     world.fork(world.root, 3)
     world.fork(world.root, 4)
-    world.kernel.state.groups[4].pgid = 4
+    assert world.call(world.root, "setpgid", 4, 4) is not None
+    assert world.kernel.state.groups[4].pgid == 4
     task_exit.task_died(world.kernel, 3, 0)
     assert wait4(world, pid=4, options=WNOHANG) == 0
     assert wait4(world, pid=-4, options=WNOHANG) == 0
@@ -106,7 +107,7 @@ def test_orphans_go_to_the_subreaper_or_to_init(world):
     task_exit.task_died(world.kernel, 3, 0)
     groups = world.kernel.state.groups
     assert groups[4].ppid == 2 and groups[5].ppid == 2
-    assert groups[2].children == [3, 4, 5]
+    assert list(groups[2].children) == [3, 4, 5]
     groups[2].subreaper = False
     task_exit.task_died(world.kernel, 2, 0)
     assert groups[4].ppid == 1

@@ -1,0 +1,87 @@
+"""A new thread's first stop may be the group stop at once: another thread was stopped before it first ran."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from kernel_fixture import World
+
+from trapline.platform import ptrace_calls as pt
+from trapline.platform import stop_tasks
+from trapline.platform.engine import Engine
+from trapline.platform.tracee import Tracee
+from trapline.sentry.kernel.signals import SIGSTOP
+from trapline.sentry.kernel.state import TaskStatus
+from trapline.sentry.kernel.task_clone import CLONE_THREAD
+
+_TRAP = 5
+_GROUP_STOP = pt.EVENT_STOP << 16 | SIGSTOP << 8 | 0x7F
+_TRAP_STOP = pt.EVENT_STOP << 16 | _TRAP << 8 | 0x7F
+
+
+class Calls:
+    """What would have been asked of the host for each tracee."""
+
+    def __init__(self) -> None:
+        self.listened: list[int] = []
+        self.resumed: list[int] = []
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[Calls]:
+    seen = Calls()
+
+    def call(request: int, host: int, address: int = 0, data: int = 0) -> None:
+        assert request == pt.PTRACE_LISTEN
+        seen.listened.append(host)
+
+    monkeypatch.setattr(pt, "call", call)
+    monkeypatch.setattr(pt, "cont", lambda host, signo=0: seen.resumed.append(host))
+    monkeypatch.setattr(pt.RegisterFile, "load", lambda self, host: self.r)
+    monkeypatch.setattr(pt.RegisterFile, "store", lambda self, host: None)
+    monkeypatch.setattr(pt, "event_message", lambda host: 1003)
+    monkeypatch.setattr(stop_tasks, "read_ids", lambda host: (1002, 3, 1))
+    yield seen
+
+
+def engine_of(world: World) -> tuple[Engine, Tracee]:
+    engine = Engine()
+    engine.kernel, engine.dispatcher = world.kernel, world.dispatcher
+    leader = Tracee(1002, 1002, 2, world.root)
+    engine.add(leader)
+    return engine, leader
+
+
+def clone(engine: Engine, leader: Tracee) -> None:
+    leader.execute = stop_tasks.Clone((CLONE_THREAD, 0, 0, 0, 0), CLONE_THREAD, False)
+    leader.saved = (435, 0, 0, 0, 0, 0)
+    engine._stopped(leader, _TRAP, pt.EVENT_CLONE)
+
+
+@pytest.mark.parametrize("before", [False, True], ids=["after the clone event", "before the clone event"])
+def test_a_thread_born_into_a_stop(world: World, calls: Calls, before: bool) -> None:
+    engine, leader = engine_of(world)
+    if before:
+        engine.serve_stop(1003, _GROUP_STOP)
+    clone(engine, leader)
+    if not before:
+        engine.serve_stop(1003, _GROUP_STOP)
+    assert calls.listened == [1003] and calls.resumed == [1002]
+    assert world.kernel.task(3).status == TaskStatus.STOPPED
+    group = world.kernel.group(world.root)
+    assert not group.stop_signal
+    engine.serve_stop(1002, _GROUP_STOP)
+    assert group.stop_signal == group.stop_report == SIGSTOP
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_a_thread_born_running(world: World, calls: Calls, before: bool) -> None:
+    engine, leader = engine_of(world)
+    if before:
+        engine.serve_stop(1003, _TRAP_STOP)
+    clone(engine, leader)
+    if not before:
+        engine.serve_stop(1003, _TRAP_STOP)
+    assert calls.listened == [] and sorted(calls.resumed) == [1002, 1003]
+    assert world.kernel.task(3).status == TaskStatus.RUNNING
