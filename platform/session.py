@@ -47,6 +47,7 @@ class Session:
             self.log.info(note)
         self.engine: Engine = SeccompEngine() if options.platform == "seccomp" else Engine()
         state = KernelState()
+        state.init_uid = os.getuid()
         state.cpus = options.cpus or len(os.sched_getaffinity(0))
         state.clock.rate_num, state.clock.rate_den = options.clock_rate
         if sandbox.own_time:
@@ -62,6 +63,7 @@ class Session:
         self.engine.kernel = self.kernel
         self.engine.dispatcher = self.dispatcher
         self.engine.log = self.kernel.log = self.log.warning
+        self.kernel.tell = self.log.tell
         self.kernel.on_root_exit = self._root_ended
         self.root_status = -1
         self.error = ""
@@ -73,6 +75,19 @@ class Session:
         self.pump = Pump(self.engine, self.signals)
         self.pump.on_user_signal = self._forward
         self.engine.child_ended = self._child_ended  # type: ignore[method-assign]
+        self.tracing = None
+        if options.strace is not None:
+            from trapline.platform.tracing import Tracing
+
+            try:
+                self.tracing = Tracing(self.engine, self.dispatcher, options.strace)
+            except OSError as error:
+                raise SetupError(f"the trace cannot be written: {options.strace.output}: {error.strerror}") from None
+        self.recorder = None
+        if options.stats or options.stats_json:
+            from trapline.platform.stats import Recorder
+
+            self.recorder = Recorder(self)
 
     def _prepare_vdso(self) -> None:
         """One image and page for all programs of this sandbox. Without it guests make real calls."""
@@ -125,7 +140,10 @@ class Session:
         task_group = self.kernel.group(task)
         for number in self.sandbox.ignored:
             task_group.actions[number] = SigAction(handler=SIG_IGN)
-        self.engine.add(Tracee(host, group, tid, task))
+        first = Tracee(host, group, tid, task)
+        self.engine.add(first)
+        if self.tracing is not None:
+            self.tracing.attach(first, quiet=True)
 
     def _root_ended(self, status: int) -> None:
         """The first guest is dead: like a container's, its sandbox ends with it."""
@@ -164,6 +182,12 @@ class Session:
                 break
             if host in self.engine.tracees:
                 self.engine.serve_stop(host, status)
+        if self.recorder is not None:
+            from trapline.platform import stats
+
+            stats.report(self, self.recorder)
+        if self.tracing is not None:
+            self.tracing.finish()
         self.log.close()
 
     # -- the end
@@ -203,10 +227,6 @@ class Session:
             rest = f", and {more} more" if more else ""
             where = f"see {self.options.log}" if self.options.log else "run it with --log FILE to see where"
             print(f"trapline: exception in the handler of {crash}{rest}; {where}", file=sys.stderr)
-        if self.options.stats or self.options.stats_json:
-            from trapline.platform import stats
-
-            stats.report(self)
 
 
 def _blocked(host: int) -> int:

@@ -1,7 +1,7 @@
 """The sentry's log: one line a message, as text or JSON, to a file or to standard error.
 
 Without --log nothing is written unless --debug is given, which writes to standard error: a program's own
-standard error stays its own.
+standard error stays its own. Only what a program cannot have here is said there in any case (`tell`).
 """
 
 from __future__ import annotations
@@ -26,6 +26,11 @@ class Log:
     def warning(self, text: str) -> None:
         """Something that a user should know."""
         self._write("warning", text, quiet=not self._debug and self._file is None)
+
+    def tell(self, text: str) -> None:
+        """What a program cannot have here: on standard error always, and in the log file."""
+        print(f"trapline: {text}", file=sys.stderr, flush=True)
+        self._write("warning", text, quiet=True)
 
     def _write(self, level: str, text: str, quiet: bool) -> None:
         if self._file is None:

@@ -5,6 +5,19 @@ from __future__ import annotations
 import msgspec
 
 
+class StraceOptions(msgspec.Struct):
+    """Options of `--strace`; the expressions are those of strace(1) and were found right."""
+
+    output: str | None = None  # file; None: standard error
+    trace: str = "all"  # which calls
+    status: str = "all"  # with which outcome
+    summary: str = ""  # "": lines; "only": the table in place of them; "both"
+    sort: str = "time"  # of the table
+    summary_format: str = "text"  # or "json"
+    paths: bool = False  # say what descriptors are
+    owned_only: bool = False  # only what the sentry answered
+
+
 class DoOptions(msgspec.Struct):
     """Options of one sandbox. Paths are absolute paths of the host unless something else is said."""
 
@@ -24,6 +37,7 @@ class DoOptions(msgspec.Struct):
     stats: bool = False
     stats_json: str | None = None
     clock_rate: tuple[int, int] = (1, 1)  # sandbox time per host time, for tests
+    strace: StraceOptions | None = None
     without: set[str] = set()  # features of the host not to be used, for tests (platform/features.py)
 
     def environment(self, inherited: dict[bytes, bytes]) -> dict[bytes, bytes]:

@@ -1,6 +1,6 @@
 """A lint: imports point one way. Run by `make check`; prints what is wrong and exits 1.
 
-- In `sentry/`: cli -> control -> state -> syscalls -> kernel -> tty, net, time, mm. What is plain data or an
+- In `sentry/`: cli -> control -> state, strace -> syscalls -> kernel -> tty, net, time, mm. What is plain data or an
   interface (`protocol`, `options`, `kernel.state`) is everyone's.
 - `sentry/` never imports `platform/`, but `sentry/cli` may inside a function, where something is started.
 - What is sans-IO (kernel, tty, net, time, mm, syscalls) imports nothing that reaches the host.
@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 LEVELS = {
-    "cli": 6, "control": 5, "state": 4, "syscalls": 3, "kernel": 2, "tty": 1, "net": 1, "time": 1, "mm": 1
+    "cli": 6, "control": 5, "strace": 4, "state": 4, "syscalls": 3, "kernel": 2, "tty": 1, "net": 1, "time": 1, "mm": 1
 }  # fmt: skip
 EVERYONES = {"protocol", "options", "kernel.state"}
-SANS_IO = {"kernel", "tty", "net", "time", "mm", "syscalls"}
+SANS_IO = {"kernel", "tty", "net", "time", "mm", "syscalls", "strace"}
 HOST = {
     "ptrace", "ctypes", "os", "io", "socket", "select", "selectors", "subprocess", "fcntl", "mmap", "pty",
     "termios", "tty", "threading", "multiprocessing", "trio", "asyncio", "psutil", "resource", "signal",

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from trapline.sentry.cli import do
-from trapline.sentry.cli.flags import Flag, UsageError, help_text, parse
+from trapline.sentry.cli.flags import HELP, Flag, UsageError, help_text, parse, walk
 from trapline.sentry.cli.measured_run import Measured, NotMeasured, measure
 
 USAGE = "trapline compare [FLAGS] [FLAGS OF do] [--] COMMAND [ARGUMENT...]"
@@ -88,21 +88,11 @@ def split(words: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
     """(our flags, flags of `do`, the command)."""
     own: list[str] = []
     others: list[str] = []
-    with_value = {flag.name for flag in (*FLAGS, *do.FLAGS) if flag.metavar}
-    names = {flag.name for flag in FLAGS} | {"--help", "-h"}
-    position = 0
-    while position < len(words):
-        word = words[position]
-        if word == "--":
-            position += 1
-            break
-        if not word.startswith("-") or word == "-":
-            break
-        name, equals, _ = word.partition("=")
-        width = 2 if name in with_value and not equals else 1
-        (own if name in names else others).extend(words[position : position + width])
-        position += width
-    return own, others, list(words[position:])
+    names = {flag.name for flag in FLAGS} | set(HELP)
+    pieces, command = walk((*FLAGS, *do.FLAGS), words)
+    for piece in pieces:
+        (own if piece[0].partition("=")[0] in names else others).extend(piece)
+    return own, others, command
 
 
 def run(words: list[str]) -> int:

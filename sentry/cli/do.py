@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
 from trapline.sentry.cli.flags import Flag, UsageError, did_you_mean, help_text, parse
-from trapline.sentry.options import DoOptions
+from trapline.sentry.cli.strace_flags import STRACE_FLAGS, STRACE_KEYS
+from trapline.sentry.options import DoOptions, StraceOptions
 
 USAGE = "trapline do [FLAGS] COMMAND [ARGUMENT...]"
 SUMMARY = (
@@ -124,6 +126,7 @@ FLAGS = (
     Flag("--state-dir", "DIR", "Where running sandboxes are written down."),
     Flag("--stats", help="Print counters of the system calls at the end."),
     Flag("--stats-json", "FILE", "Write the counters as JSON.", parse=_file),
+    *STRACE_FLAGS,
     Flag("--clock-rate", "RATE", "Sandbox seconds per host second.", parse=_rate, hidden=True),
     Flag("--without", "FEATURE", "Do without something that the host offers.", repeat=True, hidden=True),
 )
@@ -154,9 +157,18 @@ def options(words: list[str]) -> DoOptions | None:
         state_dir=_absolute(values["state_dir"], None),
         stats=bool(values["stats"]),
         stats_json=values["stats_json"],
+        strace=_strace(values),
         clock_rate=values["clock_rate"] or (1, 1),
         without=_without(values["without"]),
     )
+
+
+def _strace(values: dict[str, Any]) -> StraceOptions | None:
+    if not values["strace"] and not any([values[name] for name in STRACE_KEYS]):
+        return None
+    from trapline.sentry.cli import strace_options
+
+    return strace_options.options(values)
 
 
 def _absolute(path: str | None, rootfs: str | None) -> str | None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 WIDTH = 96  # columns of help
+HELP = ("--help", "-h")
 
 
 class UsageError(Exception):
@@ -80,19 +81,12 @@ def parse(flags: Sequence[Flag], words: Sequence[str]) -> tuple[dict[str, Any], 
     known = {flag.name: flag for flag in flags}
     values: dict[str, Any] = {_key(f.name): list(f.default) if f.repeat else f.default for f in flags}
     values["help"] = False
-    position = 0
-    while position < len(words):
-        word = words[position]
-        if word == "--":
-            position += 1
-            break
-        if not word.startswith("-") or word == "-":
-            break
-        position += 1
-        if word in ("--help", "-h"):
+    pieces, rest = walk(flags, words)
+    for piece in pieces:
+        if piece[0] in HELP:
             values["help"] = True
             return values, []
-        name, equals, text = word.partition("=")
+        name, equals, text = piece[0].partition("=")
         flag = known.get(name)
         if flag is None:
             visible = [f.name for f in flags if not f.hidden] + ["--help"]
@@ -105,15 +99,35 @@ def parse(flags: Sequence[Flag], words: Sequence[str]) -> tuple[dict[str, Any], 
             values[key] = True
             continue
         if not equals:
-            if position == len(words):
+            if len(piece) < 2:
                 raise UsageError(f"{name} needs a value: {name} {flag.metavar}")
-            text = words[position]
-            position += 1
+            text = piece[1]
         if flag.repeat:
             values[key].append(flag.value(text))
         else:
             values[key] = flag.value(text)
-    return values, list(words[position:])
+    return values, rest
+
+
+def walk(flags: Sequence[Flag], words: Sequence[str]) -> tuple[list[Sequence[str]], list[str]]:
+    """(each flag's words, the rest): a flag and its value, `flag=value`, or a flag alone, known or not.
+
+    Finds no mistakes: a flag that lacks its value stands alone.
+    """
+    with_value = {flag.name for flag in flags if flag.metavar}
+    pieces: list[Sequence[str]] = []
+    position = 0
+    while position < len(words):
+        word = words[position]
+        if word == "--":
+            position += 1
+            break
+        if not word.startswith("-") or word == "-":
+            break
+        width = 2 if word in with_value else 1
+        pieces.append(words[position : position + width])
+        position += width
+    return pieces, list(words[position:])
 
 
 def _key(name: str) -> str:

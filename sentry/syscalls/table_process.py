@@ -53,12 +53,12 @@ ROWS = (
         when=one_of(0, _RLIMIT_CPU, _RLIMIT_SIGPENDING),
     ),
     native(98, "getrusage", "int who, struct rusage *ru"),
-    refuse(
+    notify(
         101,
         "ptrace",
         "long request, long pid, unsigned long addr, unsigned long data",
-        EPERM,
-        "the sentry traces",
+        "EPERM: the sentry traces, and a task has one tracer; said once on standard error",
+        Support.REFUSED,
     ),
     native(102, "getuid"),
     native(104, "getgid"),

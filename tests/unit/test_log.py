@@ -22,6 +22,19 @@ def test_without_a_file_only_debug_talks(capsys: pytest.CaptureFixture[str], deb
     assert (out, err) == ("", said)
 
 
+@pytest.mark.parametrize("debug", [False, True])
+def test_what_a_program_cannot_have_is_said_in_any_case(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], debug: bool
+) -> None:
+    """On standard error, once each time; and in the file where there is one."""
+    file = tmp_path / "log"
+    for log in (Log(None, debug=debug), Log(str(file), debug=debug)):
+        log.tell("no")
+        log.close()
+        assert capsys.readouterr() == ("", "trapline: no\n")
+    assert file.read_text().endswith(" warning no\n")
+
+
 def test_lines_of_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "log"
     log = Log(str(file))

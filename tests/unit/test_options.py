@@ -122,7 +122,8 @@ def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
     ("words", "says"),
     [
         (["dot"], "did you mean do?"),
-        (["ls"], "to run it, trapline do ls"),
+        (["cat"], "to run it, trapline do cat"),
+        (["ls"], "did you mean list?"),
         (["--verson"], "there is no flag --verson"),
         (["help", "dor"], "did you mean do?"),
         (["do", "--debgu", "x"], "trapline do: there is no flag --debgu: did you mean --debug?"),

@@ -181,11 +181,11 @@ def test_override() -> None:
 
 def test_a_lent_call_with_a_handler_becomes_the_sentrys() -> None:
     assert effective_table() == TABLE
-    with override("getuid", lambda kernel, task: 4711), override("ptrace", lambda kernel, task, *args: 0):
+    with override("getuid", lambda kernel, task: 4711), override("unshare", lambda kernel, task, *args: 0):
         changed = {row.name: row for row in effective_table()}
-        assert changed["getuid"].decide((0,) * 6) is changed["ptrace"].decide((0,) * 6) is Class.NOTIFY
+        assert changed["getuid"].decide((0,) * 6) is changed["unshare"].decide((0,) * 6) is Class.NOTIFY
         assert changed["getuid"].support is Support.FULL
-        assert {name for name, row in changed.items() if row != by_name(name)} == {"getuid", "ptrace"}
+        assert {name for name, row in changed.items() if row != by_name(name)} == {"getuid", "unshare"}
     with override("wait4", lambda kernel, task, *args: 0):
         assert effective_table() == TABLE, "a call that is the sentry's already keeps its class"
 
