@@ -9,6 +9,8 @@ USAGE = 2  # exit status of a command line that makes no sense
 VERBS = {
     "do": "Run a command in a new sandbox over the host's files.",
     "compare": "Run programs natively and in a sandbox, and compare what they do.",
+    "list": "List the running sandboxes.",
+    "ps": "List the processes of a running sandbox.",
     "syscalls": "List the system calls: how each is served, and how completely.",
     "doctor": "Say what this host offers, and which forms are used in place of what it does not.",
 }
