@@ -19,7 +19,7 @@ test: all
 
 # What a change should have passed before it is kept.
 test-all: check test
-	@$(PY) -P workloads/bench.py --quick
+	@$(PY) workloads/bench.py --quick
 
 check: $(SETUP)
 	@$(PY) -m ruff check .
@@ -27,7 +27,22 @@ check: $(SETUP)
 	@$(PY) tests/import_direction.py
 
 bench: all
-	@$(PY) -P workloads/bench.py $(BENCHFLAGS)
+	@$(PY) workloads/bench.py $(BENCHFLAGS)
+
+# docs/benchmarks.*, and README's table, from the bench.json that `make bench` wrote.
+bench-docs: $(SETUP)
+	@$(PY) workloads/bench_report.py
+
+# docs/growth.*: cost against the number of processes, threads and timers.
+growth: all
+	@$(PY) workloads/growth.py $(GROWTHFLAGS)
+
+# Load, kills and fuzzing for three quarters of an hour (SOAKFLAGS="--minutes 5 --kills 100 --fuzz 1").
+soak: all
+	@$(PY) workloads/soak.py $(SOAKFLAGS)
+
+fuzz: all
+	@$(PY) workloads/fuzz.py $(FUZZFLAGS)
 
 # The pages of docs/ that are made from the system call table.
 docs: $(SETUP)
@@ -75,8 +90,12 @@ help:
 	@echo 'make check      ruff, mypy --strict, direction of imports'
 	@echo 'make test-all   check, test, a quick bench'
 	@echo 'make bench      the benchmark (BENCHFLAGS=--quick)'
+	@echo 'make bench-docs its pages, chart and table, from what make bench found'
+	@echo 'make growth     cost against 10, 100, 1000 processes, threads, timers; its page'
+	@echo 'make soak       mixed load, kills of trapline, fuzzing: 45 minutes (SOAKFLAGS=...)'
+	@echo 'make fuzz       only the fuzzer (FUZZFLAGS="--minutes 1")'
 	@echo 'make docs       pages made from the system call table'
 	@echo 'make setup vdso workloads   what the others need'
 	@echo 'make clean distclean        remove what was built; the environment too'
 
-.PHONY: run test test-all check bench docs all setup vdso workloads gcc clean distclean help
+.PHONY: run test test-all check bench soak fuzz bench-docs growth docs all setup vdso workloads gcc clean distclean help

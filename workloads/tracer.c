@@ -1,7 +1,8 @@
 /* The yardstick: what one emulated call costs a ptrace tracer written in C with nothing in it. A seccomp filter
- * stops the guest at getitimer only; the tracer reads the registers, writes them back with a result and with
- * the call cancelled (orig_rax -1), and lets it go on. Tracer and guest share one CPU: on two, the wake-up
- * across them costs several times as much.
+ * stops the guest at a few calls only; the tracer reads the registers and writes them back: for getitimer with a
+ * result and with the call cancelled (orig_rax -1), for the others as they were, so that the host executes them.
+ * Signals stop the guest too, as they do any tracee. Tracer and guest share one CPU: on two, the wake-up across
+ * them costs several times as much. Children of the guest are not traced, and the calls fail in them.
  *
  * usage: tracer CMD [ARG...] (see ptrace(2), seccomp(2)) */
 #define _GNU_SOURCE
@@ -37,15 +38,22 @@ static void share_one_cpu(void)
 
 static void guest(char **argv)
 {
-    struct sock_filter program[] = {
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, arch)),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, AUDIT_ARCH_X86_64, 0, 3),
-        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_getitimer, 0, 1),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_TRACE),
-        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    static const int traced[] = {
+        SYS_getitimer, SYS_setitimer, SYS_clock_gettime, SYS_clock_nanosleep, SYS_timer_create,
+        SYS_timer_settime, SYS_timer_delete, SYS_kill,
     };
-    struct sock_fprog filter = {sizeof program / sizeof program[0], program};
+    enum { COUNT = sizeof traced / sizeof traced[0] };
+    struct sock_filter program[COUNT + 5] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, arch)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, AUDIT_ARCH_X86_64, 0, COUNT + 1),
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+    };
+    for (int i = 0; i < COUNT; i++)
+        program[3 + i] = (struct sock_filter)BPF_JUMP(
+            BPF_JMP | BPF_JEQ | BPF_K, (unsigned)traced[i], (unsigned char)(COUNT - i), 0);
+    program[3 + COUNT] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+    program[4 + COUNT] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_TRACE);
+    struct sock_fprog filter = {COUNT + 5, program};
     raise(SIGSTOP); /* until the tracer is there: RET_TRACE without one is ENOSYS */
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
         err(1, "PR_SET_NO_NEW_PRIVS");
@@ -84,8 +92,10 @@ int main(int argc, char **argv)
         if (status >> 8 == (SIGTRAP | PTRACE_EVENT_SECCOMP << 8)) {
             struct user_regs_struct registers;
             ptrace(PTRACE_GETREGS, child, 0, &registers);
-            registers.rax = 0;
-            registers.orig_rax = (unsigned long long)-1;
+            if (registers.orig_rax == SYS_getitimer) {
+                registers.rax = 0;
+                registers.orig_rax = (unsigned long long)-1;
+            }
             ptrace(PTRACE_SETREGS, child, 0, &registers);
         } else if (status >> 16 == 0) {
             signal = WSTOPSIG(status);
