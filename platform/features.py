@@ -314,6 +314,14 @@ FEATURES: dict[str, Feature] = {
             _listener(_NOTIF_SET_FLAGS, b""),
         ),
         Feature(
+            "wait_killable_recv",
+            "answers to calls that no signal can make the host drop",
+            "a signal in the moment of an answer may have the call made twice",
+            "kernel 6.17 or later",
+            # Since 5.19, but until 6.17 a quick answer could still be dropped (Linux seccomp_do_user_notification).
+            _since(6, 17),
+        ),
+        Feature(
             "vdso",
             "clocks that guests read without a call",
             "real calls",

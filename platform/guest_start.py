@@ -25,17 +25,22 @@ def candidates(program: str, path: str) -> list[str]:
 
 
 def make(
-    command: list[str], environment: dict[bytes, bytes], program: bytes, listener: bool, cpus: int = 0
+    command: list[str],
+    environment: dict[bytes, bytes],
+    program: bytes,
+    listener: bool,
+    killable: bool = False,
+    cpus: int = 0,
 ) -> Callable[[socket.socket], NoReturn]:
-    """The function that becomes the guest's program. `program` is the filter.
-    `cpus` is how many CPUs it and its children may use, 0 for all that trapline may."""
+    """The function that becomes the guest's program. `program` is the filter, for `killable` see
+    `install_filter`.    `cpus` is how many CPUs it and its children may use, 0 for all that trapline may."""
 
     def guest_main(channel: socket.socket) -> NoReturn:
         path = environment.get(b"PATH", b"/usr/local/bin:/usr/bin:/bin").decode(errors="surrogateescape")
         found = [c for c in candidates(command[0], path) if os.path.lexists(c)]
         if cpus:
             os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cpus])
-        fd = install_filter(program, listener)
+        fd = install_filter(program, listener, killable)
         if listener:
             socket.send_fds(channel, [b"L"], [fd])
             os.close(fd)

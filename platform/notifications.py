@@ -11,7 +11,7 @@ RECV, SEND, ID_VALID, ADDFD, SET_FLAGS = 0xC0502100, 0xC0182101, 0x40082102, 0x4
 SYNC_WAKE_UP = 1
 CONTINUE = 1
 ADDFD_SEND = 2
-SET_MODE_FILTER, NEW_LISTENER = 1, 8
+SET_MODE_FILTER, NEW_LISTENER, WAIT_KILLABLE_RECV = 1, 8, 32
 _PR_SET_NO_NEW_PRIVS = 38
 _SECCOMP = 317
 
@@ -25,13 +25,17 @@ _ZERO = bytes(_NOTE.size)
 _RESPONSE = struct.Struct("=QqiI")
 
 
-def install_filter(program: bytes, listener: bool) -> int:
-    """Install a BPF program on the calling thread; the listener's descriptor, or 0. OSError."""
+def install_filter(program: bytes, listener: bool, killable: bool = False) -> int:
+    """Install a BPF program on the calling thread; the listener's descriptor, or 0. OSError.
+
+    `killable`: once a call was received here, only a deadly signal ends its wait for the answer.
+    """
+    flags = (NEW_LISTENER | (WAIT_KILLABLE_RECV if killable else 0)) if listener else 0
     code = ctypes.create_string_buffer(program, len(program))
     header = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", len(program) // 8, ctypes.addressof(code)), 16)
     _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     _libc.syscall.restype = ctypes.c_long
-    result = _libc.syscall(_SECCOMP, SET_MODE_FILTER, NEW_LISTENER if listener else 0, header)
+    result = _libc.syscall(_SECCOMP, SET_MODE_FILTER, flags, header)
     if result < 0:
         number = ctypes.get_errno()
         raise OSError(number, "seccomp: " + os.strerror(number))

@@ -40,7 +40,10 @@ def _run(options: DoOptions, entry: state_dir.Entry, watcher: guardian.Guardian)
     use_notifications = options.platform == "seccomp"
     program = bpf.build(registry.effective_table(), options.platform)
     environment = options.environment(dict(os.environb))
-    guest_main = guest_start.make(options.command, environment, program, use_notifications, options.cpus or 0)
+    killable = bool(features.Features(options.without).wait_killable_recv)
+    guest_main = guest_start.make(
+        options.command, environment, program, use_notifications, killable, options.cpus or 0
+    )
     try:
         setup = namespaces.start(options, guest_main, entry.stage)
         # The set-up needs some milliseconds of another process's: import what we need meanwhile.

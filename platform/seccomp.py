@@ -1,7 +1,15 @@
 """The default platform: calls by seccomp user notification, control by ptrace.
 
-A notification costs a third of a ptrace stop, and a task that waits in one is interruptible: the host's
-signals reach it, and the host issues the call again by its own rules afterwards.
+A notification costs a third of a ptrace stop, so it is for calls that are answered at once. A call that may
+wait arrives by a stop, and waits parked (stop_calls.py), where every signal, stop and freeze of the host's
+reaches it.
+
+Until it is received here a notification can be cancelled by any signal or freeze: the host issues the call
+again, and nobody saw the first. Once received, only a deadly signal ends the wait for its answer
+(WAIT_KILLABLE_RECV). What goes wrong otherwise: SEND succeeds while the task is already on its way out with
+ERESTARTSYS (seccomp_do_user_notification), so the answer is dropped and the call is made a second time; a
+signal is sent twice, a timer made twice. Kernels before 6.17 have this window whatever they are told, and the
+form for them (`killable` off) lives with it: docs/limits.md.
 """
 
 from __future__ import annotations
@@ -25,6 +33,8 @@ class SeccompEngine(Engine):
         super().__init__()
         self.notifications = 0
         self.cancelled = 0
+        #: Whether the host keeps a received call's answer, whatever signals come.
+        self.killable = False
 
     def serve_notification(self) -> None:
         """Receive one notification and serve it."""
@@ -47,31 +57,18 @@ class SeccompEngine(Engine):
             finally:
                 self.serving = 0
             if isinstance(reply, int):
-                if self.poked_caller:
+                if self.poked_caller and not self.killable:
                     # A signal to oneself: the poke ends the wait for our answer, and the result is written at
-                    # the delivery stop. Answering too would be a race that the host loses: SEND may succeed
-                    # while the task already leaves with ERESTARTSYS, and the call would be made twice.
+                    # the delivery stop. Answering too would be the race that is told above.
                     self.dispatcher.undelivered(t.task, nr, args, reply)
                 elif not self.listener.answer(ident, reply):
                     self.cancelled += 1
                     self.dispatcher.undelivered(t.task, nr, args, reply)
-            elif reply is Reply.HOST:
-                self.listener.go_on(ident)
             else:
-                assert reply is Reply.BLOCKED, "a call of class notify cannot be executed and watched"
-                t.notify_id = ident
+                assert reply is Reply.HOST, "a call that waits, or that is executed and watched, is of class stop"
+                self.listener.go_on(ident)
         except Gone:
             return
-
-    def complete(self, tid: int, result: int) -> bool:
-        t = self.find(tid)
-        if t.notify_id:
-            ident, t.notify_id = t.notify_id, 0
-            if self.listener.answer(ident, result):
-                return True
-            self.cancelled += 1
-            return False
-        return super().complete(tid, result)
 
     def await_carrier(self, t: Tracee) -> int:
         """The notification of a task's vDSO stub, which wants a descriptor; its id.

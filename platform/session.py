@@ -113,8 +113,9 @@ class Session:
         if message[:1] != b"L":
             raise SetupError(message[1:].decode(errors="replace") or "the first guest did not start")
         if isinstance(self.engine, SeccompEngine):
-            sync = bool(features.Features(self.options.without).sync_wake_up)
-            self.engine.listener = Listener(fds[0], sync)
+            offered = features.Features(self.options.without)
+            self.engine.listener = Listener(fds[0], bool(offered.sync_wake_up))
+            self.engine.killable = bool(offered.wait_killable_recv)
 
     # -- the run
     def run(self) -> int:

@@ -7,7 +7,10 @@ seccomp stop itself would hear neither the terminal nor any other signal of the 
 At every stop the registers tell where the task is:
 
 * orig_rax >= 0, rax = -ERESTART*: in a call that was interrupted; resumed, the host issues it again;
-* orig_rax = -1, rax = pause's number, parked: it is about to issue the pause that it is parked in.
+* rax = pause's number, parked: it is about to issue the pause that it is parked in. orig_rax is -1 where we
+  wrote that, and pause's number where the host did: it had prepared the restart already when it stopped again
+  on its way out (after a freeze, arch_do_signal_or_restart). What goes wrong otherwise: a result written
+  without stepping over the instruction is taken for the number of a call.
 """
 
 from __future__ import annotations
@@ -172,7 +175,7 @@ def exit_stop(e: Engine, t: Tracee) -> None:
 
 def about_to_pause(t: Tracee, regs: pt.Registers) -> bool:
     """Parked, and stopped before the pause instruction rather than in it."""
-    return bool(t.parked and regs.orig_rax == pt.U64 and regs.rax == PAUSE)
+    return bool(t.parked and regs.rax == PAUSE)
 
 
 def finish_at_stop(e: Engine, t: Tracee, value: int) -> None:
@@ -186,6 +189,7 @@ def finish_at_stop(e: Engine, t: Tracee, value: int) -> None:
     if value in RESTARTS:
         if t.parked and before:
             regs.rax = t.nr
+            regs.orig_rax = pt.U64
         elif t.parked:
             regs.rax = value & pt.U64
             regs.orig_rax = t.nr

@@ -28,8 +28,6 @@ def delivery_stop(e: Engine, t: Tracee, signo: int) -> None:
     kernel = e.kernel
     if not is_poke(raw):
         host_signal(kernel, task, unpack_siginfo(raw))
-    # A notification of this task is cancelled by now: its number must not be answered any more.
-    t.notify_id = 0
     if t.reissue is not None:
         # Between the choice of a wait and the host's reaping: a handler that ran now, and perhaps never came
         # back, would lose the zombie. The signal stays in its queue until the call is done.
@@ -71,7 +69,6 @@ def delivery_stop(e: Engine, t: Tracee, signo: int) -> None:
 def group_stop(e: Engine, t: Tracee, signo: int) -> None:
     """The host's group stop: it lasts until a SIGCONT."""
     assert t.task is not None
-    t.notify_id = 0
     t.listening = True
     stop_tasks.note_user(e, t)
     e.watch.stopped(t, signo)
@@ -82,7 +79,6 @@ def group_stop(e: Engine, t: Tracee, signo: int) -> None:
 def event_stop(e: Engine, t: Tracee) -> None:
     """PTRACE_EVENT_STOP with SIGTRAP: an interrupt of ours, or the end of a group stop."""
     assert t.task is not None
-    t.notify_id = 0
     t.after_stop, t.listening = t.listening, False
     task_stop.thread_goes_on(t.task)
     stop_calls.interrupted(e, t)

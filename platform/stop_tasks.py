@@ -122,7 +122,6 @@ def exec_event(e: Engine, t: Tracee) -> None:
             former_tid = t.tid
     else:
         former_tid = t.tid
-    t.notify_id = 0
     t.parked = False
     t.reissue = t.execute = None
     t.saved = None

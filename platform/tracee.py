@@ -20,7 +20,6 @@ class Tracee:
         "host_group",
         "listening",
         "memory",
-        "notify_id",
         "nr",
         "parked",
         "reissue",
@@ -37,7 +36,6 @@ class Tracee:
         self.tid = tid
         self.task = task  # None until its creator's event has been seen
         self.memory = GuestMemory(host)
-        self.notify_id = 0  # the notification that waits for an answer
         self.nr = -1  # the call in flight, for those that came by a stop
         self.args: tuple[int, ...] = ()
         self.parked = False  # it waits in pause(2) in place of its call

@@ -17,7 +17,7 @@ ROWS = (
     stop(34, "pause"),
     notify(62, "kill", "pid_t pid, int sig"),
     notify(127, "rt_sigpending", "sigset_t *uset, size_t sigsetsize"),
-    notify(
+    stop(
         128,
         "rt_sigtimedwait",
         "const sigset_t *uthese, siginfo_t *uinfo, const struct timespec *uts, size_t sigsetsize",

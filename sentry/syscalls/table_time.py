@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from trapline.sentry.syscalls.table_types import Support, native, notify
+from trapline.sentry.syscalls.table_types import Support, native, notify, stop
 
 ROWS = (
-    notify(35, "nanosleep", "struct timespec *rqtp, struct timespec *rmtp"),
+    stop(35, "nanosleep", "struct timespec *rqtp, struct timespec *rmtp"),
     notify(36, "getitimer", "int which, struct itimerval *value"),
     notify(37, "alarm", "unsigned int seconds"),
     notify(38, "setitimer", "int which, struct itimerval *value, struct itimerval *ovalue"),
@@ -37,7 +37,7 @@ ROWS = (
         "served by the vDSO where it can be",
     ),
     notify(229, "clock_getres", "clockid_t which_clock, struct timespec *tp"),
-    notify(
+    stop(
         230,
         "clock_nanosleep",
         "clockid_t which_clock, int flags, const struct timespec *rqtp, struct timespec *rmtp",

@@ -18,6 +18,12 @@ GETPPID = "110"
 V1, V2 = Path("/sys/fs/cgroup/freezer"), Path("/sys/fs/cgroup/unified")
 
 
+def _spin(turns: int) -> None:
+    """Some time that is too short to sleep."""
+    for _ in range(turns * 20):
+        pass
+
+
 class Freezer:
     """A cgroup that holds the guests' processes and nothing else."""
 
@@ -48,6 +54,16 @@ class Freezer:
         until(self._is_frozen, "frozen")
         time.sleep(hold)
         self._set(False)
+
+    def flutter(self, seconds: float) -> None:
+        """Freeze and thaw without waiting for either, tens of times in a call's time."""
+        end, turn = time.monotonic() + seconds, 0
+        while time.monotonic() < end:
+            turn += 1
+            self._set(True)
+            _spin(turn % 50)
+            self._set(False)
+            _spin(turn % 37 * 5)
 
     def close(self) -> None:
         self._set(False)
@@ -110,8 +126,8 @@ def test_blocked_calls_go_on_after_a_freeze(platform: str, freezer: Callable[[Ru
 def test_a_frozen_call_takes_effect_once(
     platform: str, freezer: Callable[[Running], Freezer], tmp_path: Path
 ) -> None:
-    """The answer of a call whose notification was cancelled stays until the call comes again: queued
-    signals carry numbers, and one that was sent twice would show."""
+    """A call that was received is answered once, whatever freezes come: queued signals carry numbers, and one
+    that was sent twice would show. (Kernels before 6.17 can drop an answer: docs/limits.md.)"""
     file = tmp_path / "stats.json"
     with Running(platform, [compiled("invariants"), "queue"], f"--stats-json={file}") as running:
         running.wait_for(b"ready\n")
@@ -119,11 +135,12 @@ def test_a_frozen_call_takes_effect_once(
         for _ in range(25):
             cgroup.freeze_and_thaw(0)
             time.sleep(0.004)
+        cgroup.flutter(2)
         result = running.finish(b"\n")
     assert result.status == 0 and result.stderr == b"", result
     assert b"out of order 0, left over none, enough yes" in result.stdout, result
     if platform == "seccomp":
-        assert json.loads(file.read_text())["cancelled"] > 0, "no answer met a cancelled notification"
+        assert json.loads(file.read_text())["cancelled"] == 0, "an answer met a cancelled notification"
 
 
 @pytest.mark.parametrize("how", ["ignored", "stopped"])

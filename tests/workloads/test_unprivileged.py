@@ -97,12 +97,13 @@ def test_doctor_says_so(tmp_path: Path) -> None:
 #: What kernel 6.1, or a host that is locked up, does not have.
 FORMS = [
     ("sync_wake_up",),
+    ("wait_killable_recv",),
     ("perf_event",),
     ("pidfd_getfd",),
     ("addfd_send",),
     ("addfd",),
     ("time_namespace",),
-    ("sync_wake_up", "perf_event", "pidfd_getfd", "addfd", "addfd_send", "pagemap_scan", "userfaultfd"),
+    ("sync_wake_up", "wait_killable_recv", "perf_event", "pidfd_getfd", "addfd", "addfd_send", "pagemap_scan", "userfaultfd"),
 ]
 
 
