@@ -9,6 +9,8 @@ SETUP := $(VENV)/.installed
 VDSO := vdso/trapline-vdso.so
 TESTS ?= tests
 MAKEFLAGS += --no-print-directory
+# Where this is set, every start of trapline compiles it anew, which takes as long again as all the rest.
+unexport PYTHONDONTWRITEBYTECODE
 
 run: all
 	@echo 'workloads/threadcputimers: 1000 CPU-time timers of 10 ms, armed during a sleep of 5 s'

@@ -1,7 +1,10 @@
-"""The sentry's loop: one trio step serves a bounded batch of notifications, stops and timers.
+"""The sentry's loop: it serves notifications, stops and timers in bounded batches.
 
 One trio wait costs more than a whole emulated call, so after something was served the loop looks for the
 next event itself, for LINGER ms, before it gives the thread back; BATCH bounds how long others wait.
+
+While there is nothing else to do in the thread, the loop waits by itself: `import trio` would be more than half
+of what a short program costs. The first async function that is spawned moves it into trio, for good.
 """
 
 from __future__ import annotations
@@ -11,14 +14,16 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable
-
-import trio
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
 from trapline.platform.cpu_alarms import SIGNAL as CPU_ALARM
 from trapline.platform.engine import Engine
 from trapline.platform.seccomp import SeccompEngine
 from trapline.platform.signal_descriptor import SI_KERNEL, SignalDescriptor
+
+if TYPE_CHECKING:
+    import trio
 
 LINGER = 0.001
 BATCH_NS = 5_000_000
@@ -38,6 +43,9 @@ class Pump:
         #: More stops may be waiting than were served at once: no SIGCHLD tells of them again.
         self.more_stops = False
         self.on_user_signal: Callable[[int], None] = lambda number: None
+        #: Async work beside the guests that has not begun yet, and where it runs once we are in trio.
+        self._spawned: list[Callable[[], Awaitable[None]]] = []
+        self._nursery: trio.Nursery | None = None
         self._poller = select.epoll()
         self._serve: dict[int, Callable[[], None]] = {}
         self._add(signals.fd, self._signals)
@@ -86,7 +94,17 @@ class Pump:
     def _stops(self) -> None:
         self.more_stops = self.engine.serve_stops(STOPS) >= STOPS
 
-    async def run(self) -> None:
+    def spawn(self, function: Callable[[], Awaitable[None]]) -> None:
+        """Run an async function beside the guests; it is cancelled when they have ended.
+
+        Call it in the sentry's thread: from something that the loop serves, or before `run`.
+        """
+        if self._nursery is not None:
+            self._nursery.start_soon(function)
+        else:
+            self._spawned.append(function)
+
+    def run(self) -> None:
         """Until `done`."""
         # What start-up made lives as long as we do: the collector need not look at it, nor at every 700th
         # tuple. The kernel's state has no cycles.
@@ -96,21 +114,41 @@ class Pump:
         self._signals()
         self._stops()
         while not self.done:
-            if self.more_stops:
-                await trio.lowlevel.checkpoint()
-            else:
-                await trio.lowlevel.wait_readable(self._poller.fileno())
-            self.wakeups += 1
-            self.batch()
+            if self._spawned:
+                import trio
 
-    def batch(self) -> None:
-        """Serve what is there, and what comes within LINGER of it, for BATCH_NS at most."""
+                trio.run(self._run_in_trio)
+                return
+            self.wakeups += 1
+            self.batch(None)
+
+    async def _run_in_trio(self) -> None:
+        import trio
+
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            for function in self._spawned:
+                nursery.start_soon(function)
+            while not self.done:
+                if self.more_stops:
+                    await trio.lowlevel.checkpoint()
+                else:
+                    await trio.lowlevel.wait_readable(self._poller.fileno())
+                self.wakeups += 1
+                self.batch(0)
+            nursery.cancel_scope.cancel()
+
+    def batch(self, timeout: float | None) -> None:
+        """Serve what is there, and what comes within LINGER of it, for BATCH_NS at most.
+
+        The first is waited for up to `timeout` seconds; None: for ever, and that does not count.
+        """
         poll, serve = self._poller.poll, self._serve
-        end = time.monotonic_ns() + BATCH_NS
-        timeout: float = 0
+        end = 0
         self.batches += 1
         while not self.done:
             events = poll(0 if self.more_stops else timeout, 8)
+            end = end or time.monotonic_ns() + BATCH_NS
             if self.more_stops:
                 self._stops()
             elif not events:

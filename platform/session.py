@@ -10,8 +10,6 @@ import sys
 import termios
 from types import ModuleType
 
-import trio
-
 from trapline.platform import ptrace_calls as pt
 from trapline.platform import stop_tasks, vdso_setup
 from trapline.platform.engine import Engine
@@ -123,13 +121,10 @@ class Session:
         host = self.sandbox.guest_pid
         self._adopt(host)
         self.sandbox.channel.send(b"g")
-        trio.run(self._main)
+        self.pump.run()
         status = self._exit_status()
         self._report()
         return status
-
-    async def _main(self) -> None:
-        await self.pump.run()
 
     def _adopt(self, host: int) -> None:
         try:
