@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from trapline.platform import pokes, stop_calls, stop_signals, stop_tasks, unannounced
 from trapline.platform import ptrace_calls as pt
 from trapline.platform.host_services import HostServices
+from trapline.platform.stop_sources import StopSources
 from trapline.platform.tracee import Tracee
 from trapline.platform.watch import NOBODY, Watch
 from trapline.sentry.kernel.block import Execute
@@ -54,6 +55,7 @@ class Engine(HostServices):
         self.stillborn: set[int] = set()
         #: Deaths that were met while something else was waited for.
         self.deferred: list[tuple[int, int, bytes]] = []
+        self.sources = StopSources()
         self.regs = pt.RegisterFile()
         self.vdso: VdsoSetup | None = None
         self.stops = 0
@@ -104,15 +106,17 @@ class Engine(HostServices):
             pt.call(pt.PTRACE_INTERRUPT, t.host)  # it goes on in the other way
 
     # -- stops
-    def serve_stops(self, limit: int) -> int:
-        """Serve the stops and deaths that are waiting, `limit` at most; how many there were."""
+    def serve_stops(self, limit: int, named: tuple[int, ...] = ()) -> int:
+        """Serve the stops and deaths that are waiting, `limit` at most; how many there were. `named` are the
+        host ids that SIGCHLDs told of."""
         served = 0
+        asked = self.sources.begin(named)
         while served < limit:
             if self.deferred:
                 host, status, rusage = self.deferred.pop(0)
                 stop_tasks.died(self, host, status, rusage)
                 continue
-            host, status = pt.wait_any()
+            host, status = self.sources.next(len(self.tracees), asked)
             if host <= 0:
                 break
             served += 1

@@ -77,10 +77,10 @@ class Pump:
         return alarm
 
     def _signals(self) -> None:
-        stops = False
+        named: tuple[int, ...] = ()
         for number, code, value in self.signals.read():
             if number == signal.SIGCHLD:
-                stops = True
+                named += (value,)
             elif number == CPU_ALARM:
                 key = self.engine.cpu_alarms.key(value)
                 if key is not None:
@@ -88,11 +88,23 @@ class Pump:
             elif code != SI_KERNEL:
                 self.on_user_signal(number)
             # A key of the terminal reached the guests by itself; like a shell we wait for what they do.
-        if stops:
-            self._stops()
+        if named:
+            self._stops(named)
 
-    def _stops(self) -> None:
-        self.more_stops = self.engine.serve_stops(STOPS) >= STOPS
+    def _stops(self, named: tuple[int, ...] = ()) -> int:
+        served = self.engine.serve_stops(STOPS, named)
+        self.more_stops = served >= STOPS
+        return served
+
+    def _walk(self) -> int:
+        """Look for stops that no SIGCHLD told of; how many there were."""
+        self.engine.sources.walk()
+        return self._stops()
+
+    @property
+    def _must_look(self) -> bool:
+        """There may be stops of which no event will tell."""
+        return self.more_stops or self.engine.sources.unsure
 
     def spawn(self, function: Callable[[], Awaitable[None]]) -> None:
         """Run an async function beside the guests; it is cancelled when they have ended.
@@ -120,7 +132,7 @@ class Pump:
                 trio.run(self._run_in_trio)
                 return
             self.wakeups += 1
-            self.batch(None)
+            self.batch(0 if self._must_look else None)
 
     async def _run_in_trio(self) -> None:
         import trio
@@ -130,7 +142,7 @@ class Pump:
             for function in self._spawned:
                 nursery.start_soon(function)
             while not self.done:
-                if self.more_stops:
+                if self._must_look:
                     await trio.lowlevel.checkpoint()
                 else:
                     await trio.lowlevel.wait_readable(self._poller.fileno())
@@ -150,8 +162,8 @@ class Pump:
             events = poll(0 if self.more_stops else timeout, 8)
             end = end or time.monotonic_ns() + BATCH_NS
             if self.more_stops:
-                self._stops()
-            elif not events:
+                self._walk()
+            elif not events and not (self.engine.sources.unsure and self._walk()):
                 return
             for fd, flags in events:
                 action = serve.get(fd)

@@ -64,9 +64,10 @@ class SeccompEngine(Engine):
                 elif not self.listener.answer(ident, reply):
                     self.cancelled += 1
                     self.dispatcher.undelivered(t.task, nr, args, reply)
-            else:
-                assert reply is Reply.HOST, "a call that waits, or that is executed and watched, is of class stop"
+            elif reply is Reply.HOST:
                 self.listener.go_on(ident)
+            else:
+                self.dispatcher.cannot_wait(t.task, nr, args)
         except Gone:
             return
 

@@ -13,9 +13,8 @@ WATCHED = (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.
 SI_KERNEL = 0x80
 _SIZE = 128
 _SIGCHLD = int(signal.SIGCHLD)
-_ONE_CHILD = [(_SIGCHLD, 0, 0)]
-#: ssi_signo, ssi_errno, ssi_code, seven fields and ssi_status, ssi_int.
-_HEAD = struct.Struct("<Iii32xi")
+#: ssi_signo, ssi_errno, ssi_code, ssi_pid, six fields and ssi_status, ssi_int.
+_HEAD = struct.Struct("<IiiI28xi")
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -30,17 +29,15 @@ class SignalDescriptor:
             raise OSError(ctypes.get_errno(), "signalfd")
 
     def read(self) -> list[tuple[int, int, int]]:
-        """(number, si_code, sigval) of what has come."""
+        """(number, si_code, sigval, or for SIGCHLD the child's id) of what has come."""
         try:
             raw = os.read(self.fd, _SIZE * 8)
         except BlockingIOError:
             return []
-        if len(raw) == _SIZE and raw[0] == _SIGCHLD:
-            return _ONE_CHILD
         found = []
         for at in range(0, len(raw), _SIZE):
-            number, _, code, value = _HEAD.unpack_from(raw, at)
-            found.append((number, code, value))
+            number, _, code, child, value = _HEAD.unpack_from(raw, at)
+            found.append((number, code, child if number == _SIGCHLD else value))
         return found
 
     def close(self) -> None:

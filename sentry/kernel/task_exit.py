@@ -67,11 +67,13 @@ def thread_ends(kernel: Kernel, group: ThreadGroup, tid: int) -> None:
 
 def _process_died(kernel: Kernel, group: ThreadGroup, status: int, rusage: bytes) -> None:
     state = kernel.state
-    group.exit_status = status
     group.exit_rusage = rusage
     group.pending = []
     kernel.time_on_group_exit(group)
+    # Its children first, as in Linux exit_notify. What goes wrong otherwise: a subreaper that is told of a zombie
+    # among them wakes, finds this process to be a zombie too and reaps it, and then it would be told of it.
     _reparent_children(kernel, group)
+    group.exit_status = status
     parent = state.groups.get(group.ppid)
     if group.tgid == state.root_tgid:
         kernel.on_root_exit(status)

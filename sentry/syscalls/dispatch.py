@@ -111,11 +111,18 @@ class Dispatcher:
             self.kernel.log(f"call {self.name_of(nr)} ({nr}) is not implemented: ENOSYS")
         return -errno.ENOSYS
 
-    def _crashed(self, task: Task, nr: int, args: Args) -> int:
+    def cannot_wait(self, task: Task, nr: int, args: Args) -> None:
+        """A handler waits, or has the host execute its call, where the platform can only take its answer."""
+        self.drop(task.tid)
+        task.call = None
+        self._crashed(task, nr, args, "an async handler must be there before the sandbox starts\n")
+
+    def _crashed(self, task: Task, nr: int, args: Args, why: str = "") -> int:
         """A bug of ours ends the guest that met it, and no other: going on with a wrong result would hide it."""
         line = f"{self.name_of(nr)}({', '.join(hex(a) for a in args)}) of task {task.tid}"
         self.crashes.append(line)
-        self.kernel.log(f"exception in the handler of {line}; its process is killed\n{traceback.format_exc()}")
+        why = why or traceback.format_exc()
+        self.kernel.log(f"exception in the handler of {line}; its process is killed\n{why}")
         self.kernel.platform.kill_group(task.tgid)
         return -errno.ENOSYS
 

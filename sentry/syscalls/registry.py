@@ -141,19 +141,22 @@ class Override:
 def override(name: str, fn: Handler) -> Override:
     """Serve a call by another function, from the next call on; as a context manager, for a while.
 
-    Of a call that the host serves it must be done before the sandbox starts: its filter is made from
-    `effective_table()` and cannot be changed later. KeyError, TypeError as `bind`.
+    Of a call that the host serves it must be done before the sandbox starts, and so it must when an async
+    function takes the place of a plain one: the filter is made from `effective_table()` and cannot be changed
+    later. KeyError, TypeError as `bind`.
     """
     return Override(_row(name).nr, bind(name, fn))
 
 
 def effective_table(profile: str = "control") -> tuple[Syscall, ...]:
-    """The table, in which a call that has a handler but is not the sentry's is now the sentry's."""
-    return tuple(
-        [
-            Syscall(row.nr, row.name, row.signature, Class.NOTIFY, Support.FULL, "overridden")
-            if row.nr in handlers and not row.owned(profile)
-            else row
-            for row in TABLE
-        ]
-    )
+    """The table, in which a call that has a handler but is not the sentry's is now the sentry's, and one that may
+    wait arrives by a stop."""
+    return tuple([_effective(row, handlers[row.nr], profile) if row.nr in handlers else row for row in TABLE])
+
+
+def _effective(row: Syscall, bound: Bound, profile: str) -> Syscall:
+    waits = bound[2]
+    if row.owned(profile) and not (waits and row.class_in(profile) is Class.NOTIFY):
+        return row
+    kind = Class.STOP if waits else Class.NOTIFY
+    return Syscall(row.nr, row.name, row.signature, kind, Support.FULL, "overridden")

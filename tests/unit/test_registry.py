@@ -190,6 +190,18 @@ def test_a_lent_call_with_a_handler_becomes_the_sentrys() -> None:
         assert effective_table() == TABLE, "a call that is the sentry's already keeps its class"
 
 
+def test_a_handler_that_waits_is_called_at_a_stop() -> None:
+    """A notification is only for what is answered at once."""
+
+    async def wait(kernel: Any, task: Any, *args: int) -> int:
+        return 0
+
+    with override("getitimer", wait), override("getuid", wait), override("ppoll", wait):
+        changed = {row.name: row for row in effective_table()}
+    assert changed["getitimer"].decide((0,) * 6) is changed["getuid"].decide((0,) * 6) is Class.STOP
+    assert changed["ppoll"] == by_name("ppoll")
+
+
 def test_unknown_types_are_found_early() -> None:
     with pytest.raises(KeyError):
         registry.converter(Syscall(999, "new", "bool flag", Class.NATIVE, Support.LENT))

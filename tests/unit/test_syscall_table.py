@@ -32,12 +32,12 @@ HEADERS = [Path("/usr/include/x86_64-linux-gnu/asm/unistd_64.h"), Path("/usr/inc
 # What the sentry serves in the profile `control`, by class; the calls marked so only for some arguments.
 NOTIFY = """
     clock_gettime clock_getres clock_settime clock_adjtime adjtimex gettimeofday settimeofday time
-    nanosleep clock_nanosleep getitimer setitimer alarm timer_create timer_settime timer_gettime
+    getitimer setitimer alarm timer_create timer_settime timer_gettime
     timer_getoverrun timer_delete timerfd_settime timerfd_gettime kill tkill tgkill rt_sigqueueinfo
-    rt_tgsigqueueinfo pidfd_send_signal rt_sigaction rt_sigprocmask rt_sigpending rt_sigtimedwait
+    rt_tgsigqueueinfo pidfd_send_signal rt_sigaction rt_sigprocmask rt_sigpending
     setpgid getpgid getpgrp setsid getsid seccomp prctl prlimit64 setrlimit getrlimit ptrace
 """
-STOP = "rt_sigreturn pause wait4 waitid clone3 vfork clone"
+STOP = "rt_sigreturn pause nanosleep clock_nanosleep rt_sigtimedwait wait4 waitid clone3 vfork clone"
 WRAP = "rt_sigsuspend ppoll pselect6 epoll_pwait epoll_pwait2"
 REFUSE = """
     unshare setns bpf perf_event_open kexec_load kexec_file_load init_module finit_module

@@ -43,6 +43,19 @@ def test_blocked_wait_is_woken_by_a_death(world):
     assert world.platform.executed[0][1].args == (3, STATUS, WNOHANG, 0)
 
 
+def test_a_subreaper_that_waits_for_one_child_gets_its_zombie_grandchild_too(world):
+    """The news of the grandchild wakes it while the child's own end is only half told."""
+    world.kernel.state.groups[2].subreaper = True
+    child = world.fork(world.root, 3)
+    world.fork(child, 4)
+    assert wait4(world, 3) is Reply.BLOCKED
+    task_exit.task_died(world.kernel, 4, 0)
+    task_exit.task_died(world.kernel, 3, 0)
+    assert world.platform.executed[0][1].args == (3, STATUS, WNOHANG, 0)
+    assert world.dispatcher.executed(world.root, 3) == 3
+    assert wait4(world).args == (4, STATUS, WNOHANG, 0)
+
+
 def test_order_is_that_of_creation(world):
     for tid in (3, 4, 5):
         world.fork(world.root, tid)

@@ -1,0 +1,81 @@
+"""No stop is forgotten, though SIGCHLDs merge; and the host is not made to walk over all tracees for each."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from trapline.platform import ptrace_calls as pt
+from trapline.platform.stop_sources import FEW, WALK_AFTER, StopSources
+
+
+class Host:
+    """Tasks that have stopped, and SIGCHLDs of which only one is pending at a time."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.stopped: dict[int, int] = {}
+        self.pending: int | None = None
+        self.walks = 0
+        monkeypatch.setattr(pt, "wait_any", self._walk)
+        monkeypatch.setattr(pt, "wait_now", lambda host: self.stopped.pop(host, None))
+
+    def _walk(self) -> tuple[int, int]:
+        self.walks += 1
+        return self.stopped.popitem() if self.stopped else (0, 0)
+
+    def stop(self, host: int) -> None:
+        self.stopped[host] = 0x57F
+        if self.pending is None:
+            self.pending = host
+
+    def take_signal(self) -> tuple[int, ...]:
+        named, self.pending = self.pending, None
+        return () if named is None else (named,)
+
+
+def serve(sources: StopSources, tracees: int, named: tuple[int, ...]) -> list[int]:
+    asked, served = sources.begin(named), []
+    while (found := sources.next(tracees, asked))[0]:
+        served.append(found[0])
+    return served
+
+
+def test_few_tracees_are_walked(monkeypatch: pytest.MonkeyPatch) -> None:
+    host, sources = Host(monkeypatch), StopSources()
+    host.stop(7)
+    host.stop(8)
+    assert sorted(serve(sources, FEW, host.take_signal())) == [7, 8] and not sources.unsure
+
+
+def test_the_one_that_stops_is_found_without_a_walk(monkeypatch: pytest.MonkeyPatch) -> None:
+    host, sources = Host(monkeypatch), StopSources()
+    for _ in range(10 * WALK_AFTER):
+        host.stop(7)
+        assert serve(sources, 1000, host.take_signal()) == [7]
+    assert host.walks <= 2 * 10
+
+
+def test_of_two_that_stop_at_once_both_are_found_once_they_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    host, sources = Host(monkeypatch), StopSources()
+    for known in (7, 8):
+        host.stop(known)
+        serve(sources, 1000, host.take_signal())
+    host.stop(7)
+    host.stop(8)
+    assert sorted(serve(sources, 1000, host.take_signal())) == [7, 8] and host.walks == 0
+
+
+def test_nobody_is_left_when_the_sentry_is_sure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the loop does: while it is unsure it does not sleep, and before it sleeps it walks."""
+    chance = random.Random(1)
+    host, sources = Host(monkeypatch), StopSources()
+    for _ in range(500):
+        for _ in range(chance.randrange(4)):
+            host.stop(1 + chance.randrange(100))
+        serve(sources, 1000, host.take_signal())
+        if sources.unsure and chance.random() < 0.2:
+            sources.walk()
+            serve(sources, 1000, ())
+        if not sources.unsure and host.pending is None:
+            assert not host.stopped
