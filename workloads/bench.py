@@ -32,7 +32,7 @@ from trapline.sentry.cli.measured_run import NotMeasured
 
 SCHEMA = 2
 #: Rows of whole runs that --rows takes, beside the operations.
-WHOLE = ("true", "timers", "wakeups", "sleepers")
+WHOLE = ("true", "timers", "wakeups", "armed", "sleepers")
 
 
 @dataclass
@@ -61,6 +61,8 @@ class Bench:
                 run = run_operations(kind, left, 3, self.cpus)
                 for row, ns in run.ns.items():
                     self.add(kind.name, row, ns)
+                    if row == "interval-deviation":
+                        self.add(kind.name, "interval-us", ns / 1000)
                 self.skews.setdefault(kind.name, []).extend(run.skews)
                 if run.failure is None:
                     self.busy.setdefault(kind.name, []).append(run.cpu / run.elapsed)
@@ -105,6 +107,9 @@ class Bench:
             if "wakeups" in rows:
                 progress(f"wake-ups, {platform}")
                 self.whole(platform, "wakeups", lambda p=platform: bench_whole.wakeups(p, self.add))
+            if "armed" in rows:
+                progress(f"100,000 armed timers, {platform}")
+                self.whole(platform, "armed", lambda p=platform: bench_whole.armed(p, self.add))
             if "sleepers" in rows:
                 progress(f"{count} sleeping processes, {platform}")
                 self.whole(platform, "memory", lambda p=platform: bench_whole.sleepers(p, count, self.add))

@@ -54,10 +54,30 @@ def timers(kind: Kind, duration: float, cpus: set[int], add: Add) -> None:
 
 
 def wakeups(platform: str, add: Add) -> None:
-    """How often the sentry wakes while 1000 CPU timers are armed and nothing runs."""
-    with Sandbox(do(platform, str(BIN / "threadcputimers"), "8")) as sandbox:
-        time.sleep(2)
-        add(platform, "wakeups", float(sandbox.wakeups(WINDOW)))
+    """How often the sentry wakes while CPU timers are armed and nothing runs: 1,000, 10,000, and 1,000 beside 100
+    processes that sleep."""
+    timers = str(BIN / "threadcputimers")
+    beside = f"{BIN / 'sleepers'} 100 20 >/dev/null & {timers} 12"
+    for row, settle, command in (
+        ("wakeups", 2, [timers, "8"]),
+        ("wakeups-10000", 4, [timers, "11", "10000"]),
+        ("wakeups-asleep", 4, ["sh", "-c", beside]),
+    ):
+        with Sandbox(do(platform, *command)) as sandbox:
+            time.sleep(settle)
+            add(platform, row, float(sandbox.wakeups(WINDOW)))
+
+
+def armed(platform: str, add: Add) -> None:
+    """What setting one timer costs among 100,000 to among 1,000, and wake-ups with so many."""
+    costs = {}
+    for count in (1000, 100_000):
+        with Sandbox(do(platform, str(BIN / "armed"), str(count), "60")) as sandbox:
+            (costs[count],) = (float(word) for word in sandbox.wait_for("ready"))
+            if count == 100_000:
+                time.sleep(1)
+                add(platform, "wakeups-armed", float(sandbox.wakeups(WINDOW)))
+    add(platform, "armed", costs[100_000] / costs[1000])
 
 
 def sleepers(platform: str, count: int, add: Add) -> None:

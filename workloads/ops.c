@@ -426,57 +426,13 @@ static const struct operation {
     {"tcp-bulk", op_tcp_bulk, 0, false}, {"clock-libc", op_clock_libc, 0, false},
 };
 
-/* --- an interval timer's pace, which is no time per operation */
-
-static int64_t deliveries[20000];
-static volatile sig_atomic_t delivered;
-
-static void on_alarm(int signo)
-{
-    (void)signo;
-    if (delivered < (int)COUNT_OF(deliveries))
-        deliveries[delivered++] = now_ns(CLOCK_MONOTONIC);
-}
-
 static int by_size(const void *left, const void *right)
 {
     double a = *(const double *)left, b = *(const double *)right;
     return (a > b) - (a < b);
 }
 
-/* How many signals of a timer of 1 ms come in so many ms, and how far from 1 ms their distances are. */
-static void measure_interval(long milliseconds)
-{
-    static double off[COUNT_OF(deliveries)];
-    struct sigaction action = {.sa_handler = on_alarm}, before;
-    const struct itimerval every = {{0, 1000}, {0, 1000}}, never = {{0, 0}, {0, 0}};
-    sigset_t blocked, open;
-    say("begin interval");
-    sigemptyset(&blocked);
-    sigaddset(&blocked, SIGALRM);
-    sigprocmask(SIG_BLOCK, &blocked, &open);
-    must(sigaction(SIGALRM, &action, &before) == 0, "sigaction");
-    delivered = 0;
-    int64_t start = now_ns(CLOCK_MONOTONIC), elapsed;
-    must(setitimer(ITIMER_REAL, &every, NULL) == 0, "setitimer");
-    while ((elapsed = now_ns(CLOCK_MONOTONIC) - start) < milliseconds * MS)
-        sigsuspend(&open);
-    setitimer(ITIMER_REAL, &never, NULL);
-    signal(SIGALRM, SIG_IGN); /* drops one that is pending */
-    sigaction(SIGALRM, &before, NULL);
-    sigprocmask(SIG_SETMASK, &open, NULL);
-    int count = 0;
-    for (int i = 1; i < delivered; i++) {
-        int64_t distance = deliveries[i] - deliveries[i - 1] - MS;
-        off[count++] = (double)(distance < 0 ? -distance : distance);
-    }
-    must(count > 0, "an interval timer that never came twice");
-    qsort(off, (size_t)count, sizeof off[0], by_size);
-    /* per 2 s, whatever was asked for */
-    say("interval-count median %.1f mean %.1f elapsed %lld", delivered * 2000.0 / (double)milliseconds,
-        delivered * 2000.0 / (double)milliseconds, (long long)elapsed);
-    say("interval-deviation median %.1f mean %.1f elapsed 0", off[count / 2], off[count / 2]);
-}
+#include "ops_pace.h"
 
 /* Nanoseconds of so many operations. */
 static int64_t timed(const struct operation *operation, long count)
@@ -535,6 +491,7 @@ int main(int argc, char **argv)
         for (size_t i = 0; i < COUNT_OF(operations); i++)
             say("%s", operations[i].name);
         say("interval");
+        say("spin");
         return 0;
     }
     long count = argc > 2 ? strtol(argv[2], NULL, 10) : 0;
@@ -551,6 +508,8 @@ int main(int argc, char **argv)
                 found = &operations[i];
         if (strcmp(name, "interval") == 0) {
             measure_interval(count ? count : 2000);
+        } else if (strcmp(name, "spin") == 0) {
+            measure_spin(count ? count : 2000);
         } else if (found != NULL) {
             measure(found, count, rounds);
         } else {

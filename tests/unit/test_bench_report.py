@@ -133,5 +133,6 @@ def test_wrong_options_get_one_line(words: list[str], capsys: pytest.CaptureFixt
 
 def test_every_asked_figure_has_a_row_that_is_measured() -> None:
     rows = {operation.name for operation in bench_rows.OPERATIONS} | set(bench_rows.WHOLE)
-    rows |= {"timers-less-true", "wakeups", "wakeups-many", "memory"}
+    rows |= {"timers-less-true", "wakeups", "wakeups-many", "memory", "interval-us"}
+    rows |= {"wakeups-10000", "wakeups-asleep", "wakeups-armed", "armed"}
     assert {a.row for a in bench_rows.ASKED} <= rows
