@@ -25,6 +25,7 @@ from trapline.sentry.kernel.signals import unpack_siginfo
 from trapline.sentry.protocol import Gone, Memory
 
 if TYPE_CHECKING:
+    from trapline.platform.core_dump import CoreDumper
     from trapline.platform.vdso_setup import VdsoSetup
     from trapline.sentry.kernel.kernel import Kernel
     from trapline.sentry.syscalls.dispatch import Dispatcher
@@ -66,6 +67,8 @@ class Engine(HostServices):
         self.on_trap: Callable[[Tracee, bool], None] = lambda t, entering: None
         #: Who looks at the tasks (a live strace).
         self.watch: Watch = NOBODY
+        #: Writes core files, where that is asked for.
+        self.cores: CoreDumper | None = None
         self.log: Callable[[str], None] = lambda text: None
 
     # -- tracees

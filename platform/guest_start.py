@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import socket
 from collections.abc import Callable
 from typing import NoReturn
@@ -31,15 +32,21 @@ def make(
     listener: bool,
     killable: bool = False,
     cpus: int = 0,
+    cores: bool = False,
 ) -> Callable[[socket.socket], NoReturn]:
     """The function that becomes the guest's program. `program` is the filter, for `killable` see
-    `install_filter`.    `cpus` is how many CPUs it and its children may use, 0 for all that trapline may."""
+    `install_filter`.
+    `cpus` is how many CPUs it and its children may use, 0 for all that trapline may. With `cores` it may write core
+    files as large as it may raise their limit to."""
 
     def guest_main(channel: socket.socket) -> NoReturn:
         path = environment.get(b"PATH", b"/usr/local/bin:/usr/bin:/bin").decode(errors="surrogateescape")
         found = [c for c in candidates(command[0], path) if os.path.lexists(c)]
         if cpus:
             os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cpus])
+        if cores:
+            hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
+            resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))
         fd = install_filter(program, listener, killable)
         if listener:
             socket.send_fds(channel, [b"L"], [fd])

@@ -81,6 +81,10 @@ class Session:
                 self.tracing = Tracing(self.engine, self.dispatcher, options.strace)
             except OSError as error:
                 raise SetupError(f"the trace cannot be written: {options.strace.output}: {error.strerror}") from None
+        if options.core_dir is not None:
+            from trapline.platform.core_dump import CoreDumper
+
+            self.engine.cores = CoreDumper(options.core_dir)
         self.recorder = None
         if options.stats or options.stats_json:
             from trapline.platform.stats import Recorder
@@ -218,6 +222,8 @@ class Session:
             signal.signal(signal.SIGTTOU, before)
 
     def _report(self) -> None:
+        for path in self.engine.cores.written if self.engine.cores is not None else ():
+            print(f"trapline: core file {path}", file=sys.stderr)
         for crash in self.dispatcher.crashes[:1]:
             more = len(self.dispatcher.crashes) - 1
             rest = f", and {more} more" if more else ""

@@ -62,6 +62,8 @@ def delivery_stop(e: Engine, t: Tracee, signo: int) -> None:
     info = pack_siginfo(delivery.info)
     e.watch.delivered(t, info)
     pt.set_siginfo(t.host, info)
+    if delivery.core and e.cores is not None and e.cores.dump(e, t, info):
+        kernel.group(task).core_dumped = True
     poke_again(e, t)
     e.resume(t, delivery.info.signo)
 

@@ -36,6 +36,7 @@ class DoOptions(msgspec.Struct):
     state_dir: str | None = None  # None: chosen by platform/state_dir.py
     stats: bool = False
     stats_json: str | None = None
+    core_dir: str | None = None  # where core files go; None: wherever the host's core_pattern says
     clock_rate: tuple[int, int] = (1, 1)  # sandbox time per host time, for tests
     strace: StraceOptions | None = None
     without: set[str] = set()  # features of the host not to be used, for tests (platform/features.py)

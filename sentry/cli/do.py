@@ -123,6 +123,7 @@ FLAGS = (
     Flag("--log", "FILE", "Write the log here. Default: standard error.", parse=_file),
     Flag("--log-format", help="Lines of text or of JSON.", choices=("text", "json"), default="text"),
     Flag("--debug", help="Log more."),
+    Flag("--core-dir", "DIR", "Write core files of programs that crash into this directory.", parse=_directory),
     Flag("--state-dir", "DIR", "Where running sandboxes are written down."),
     Flag("--stats", help="Print counters of the system calls at the end."),
     Flag("--stats-json", "FILE", "Write the counters as JSON.", parse=_file),
@@ -158,6 +159,7 @@ def options(words: list[str]) -> DoOptions | None:
         stats=bool(values["stats"]),
         stats_json=values["stats_json"],
         strace=_strace(values),
+        core_dir=values["core_dir"],
         clock_rate=values["clock_rate"] or (1, 1),
         without=_without(values["without"]),
     )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from trapline.sentry.kernel.signal_send import action_of, deliverable
 from trapline.sentry.kernel.signals import (
+    DEFAULT_CORE,
     DEFAULT_IGNORE,
     DEFAULT_STOP,
     SA_NODEFER,
@@ -35,13 +36,14 @@ if TYPE_CHECKING:
 class Delivery:
     """What to do at a delivery stop: the signal to continue with, and whether its handler will run."""
 
-    __slots__ = ("handler", "info", "restart", "stop")
+    __slots__ = ("core", "handler", "info", "restart", "stop")
 
-    def __init__(self, info: SigInfo, handler: bool, restart: bool, stop: bool) -> None:
+    def __init__(self, info: SigInfo, handler: bool, restart: bool, stop: bool, core: bool = False) -> None:
         self.info = info
         self.handler = handler  # a handler runs
         self.restart = restart  # and it has SA_RESTART
         self.stop = stop  # the process stops
+        self.core = core  # it dies, and a core file is its default (signal(7))
 
 
 def host_signal(kernel: Kernel, task: Task, info: SigInfo) -> None:
@@ -98,7 +100,7 @@ def next_delivery(kernel: Kernel, task: Task, allow_stop: bool = True) -> Delive
             if not forced and DEFAULT_IGNORE & bit(signo):
                 continue
             stop = bool(DEFAULT_STOP & bit(signo))
-            return Delivery(info, handler=False, restart=False, stop=stop)
+            return Delivery(info, handler=False, restart=False, stop=stop, core=bool(DEFAULT_CORE & bit(signo)))
         task.mask |= action.mask & ~UNMASKABLE
         if not action.flags & SA_NODEFER:
             task.mask |= bit(signo)

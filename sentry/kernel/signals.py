@@ -32,6 +32,7 @@ def bits(*signos: int) -> int:
 DEFAULT_IGNORE = bits(SIGCHLD, SIGCONT, SIGURG, SIGWINCH)
 DEFAULT_STOP = bits(SIGSTOP, SIGTSTP, SIGTTIN, SIGTTOU)
 UNMASKABLE = bits(SIGKILL, SIGSTOP)
+DEFAULT_CORE = bits(SIGQUIT, SIGILL, SIGTRAP, SIGABRT, SIGBUS, SIGFPE, SIGSEGV, SIGXCPU, SIGXFSZ, SIGSYS)
 #: Raised by the instruction that a thread executes: delivered first, and never held back by an ignore.
 SYNCHRONOUS = bits(SIGSEGV, SIGBUS, SIGILL, SIGTRAP, SIGFPE, SIGSYS)
 

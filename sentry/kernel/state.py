@@ -102,6 +102,7 @@ class ThreadGroup(msgspec.Struct):
     # exit and job control
     exit_status: int = -1  # wait status once all threads are gone; -1 while alive
     exit_rusage: bytes = b""
+    core_dumped: bool = False  # by the sentry: the host's wait status does not say so
     stop_signal: int = 0  # not 0: stopped by it
     stop_report: int = 0  # wait status of a stop not yet waited for
     continue_report: bool = False

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from trapline.sentry.kernel.kernel import Kernel
 
 INIT = 1
+WCOREFLAG = 0x80
 
 
 def task_died(kernel: Kernel, tid: int, status: int, rusage: bytes = b"") -> None:
@@ -67,6 +68,8 @@ def thread_ends(kernel: Kernel, group: ThreadGroup, tid: int) -> None:
 
 def _process_died(kernel: Kernel, group: ThreadGroup, status: int, rusage: bytes) -> None:
     state = kernel.state
+    if group.core_dumped and status & 0x7F:
+        status |= WCOREFLAG
     group.exit_rusage = rusage
     group.pending = []
     kernel.time_on_group_exit(group)

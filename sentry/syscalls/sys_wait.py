@@ -12,7 +12,7 @@ import struct
 from trapline.sentry.kernel import task_exit
 from trapline.sentry.kernel.block import Interrupted, Outcome, Restart
 from trapline.sentry.kernel.kernel import Kernel
-from trapline.sentry.kernel.signals import CLD_CONTINUED, CLD_STOPPED, SIGCHLD, SIGCONT, pack_siginfo
+from trapline.sentry.kernel.signals import CLD_CONTINUED, CLD_DUMPED, CLD_STOPPED, SIGCHLD, SIGCONT, pack_siginfo
 from trapline.sentry.kernel.state import SigInfo, Task
 from trapline.sentry.kernel.task_wait import (
     P_ALL,
@@ -94,6 +94,8 @@ async def wait4(kernel: Kernel, task: Task, pid: int, status: int, options: int,
             result = await kernel.execute((child.tgid, status, keep | WNOHANG, rusage))
             if result in (0, -errno.ECHILD):
                 continue  # the host has none: it was reaped on its way (SIGCHLD set to ignored just now)
+            if child.core_dumped and status and result == child.tgid:
+                kernel.memory(task).write(status, struct.pack("<i", child.exit_status))
             return result
         _consume(event, options)
         memory = kernel.memory(task)
@@ -126,6 +128,8 @@ async def waitid(
         keep = options & (WNOTHREAD | WCLONE | WALL | WNOWAIT)
         result = await kernel.execute((P_PID, child.tgid, info, keep | WEXITED | WNOHANG, rusage))
         if result != -errno.ECHILD:
+            if child.core_dumped and info and result == 0:
+                kernel.memory(task).write(info + 8, struct.pack("<i", CLD_DUMPED))
             return result
         event = await _choose(kernel, task, idtype, ident, options & 0xFFFFFFFF)
     packed = b""

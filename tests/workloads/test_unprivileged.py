@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import sys
 from pathlib import Path
 
@@ -67,6 +68,17 @@ def test_clocks_and_their_setting(platform: str, tmp_path: Path) -> None:
     lines = lines_of(result)
     assert int(lines["monotonic"].split()[0]) < 5000, result
     assert lines["clock_settime"] == "EPERM" and lines["not moved"] == "yes"
+
+
+@pytest.mark.usefixtures("ordinary_user")
+def test_a_core_file(platform: str, tmp_path: Path) -> None:
+    if resource.getrlimit(resource.RLIMIT_CORE)[1] == 0:
+        pytest.skip("core files are forbidden here (ulimit -H -c is 0)")
+    program = compiled("crash")
+    result = unprivileged(tmp_path, "do", f"--platform={platform}", "--core-dir=.", "--", program, "parent", "abort")
+    assert result.stdout == b"waitpid: signal 6, core yes\nwaitid: code 3, status 6\n", result
+    cores = [name for name in os.listdir(tmp_path / "place") if name.startswith("core.")]
+    assert len(cores) == 2
 
 
 def test_without_user_namespaces(platform: str, tmp_path: Path) -> None:
