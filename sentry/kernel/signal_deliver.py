@@ -99,6 +99,9 @@ def next_delivery(kernel: Kernel, task: Task, allow_stop: bool = True) -> Delive
         if action.handler == SIG_DFL or kills:
             if not forced and DEFAULT_IGNORE & bit(signo):
                 continue
+            if kills:
+                group.actions.pop(signo, None)  # as the host has done it by now
+                task.mask &= ~bit(signo)
             stop = bool(DEFAULT_STOP & bit(signo))
             return Delivery(info, handler=False, restart=False, stop=stop, core=bool(DEFAULT_CORE & bit(signo)))
         task.mask |= action.mask & ~UNMASKABLE
