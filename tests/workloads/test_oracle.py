@@ -11,6 +11,7 @@ DETERMINISTIC = (
     "exec",
     "frames",
     "jobs",
+    "orphans",
     "signals",
     "timing",
     "badptr",
