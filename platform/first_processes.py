@@ -121,6 +121,8 @@ class First:
             if flags:
                 calls.unshare(flags)
             mounts.build(self.plan)
+            if self.plan.cpus:
+                os.sched_setaffinity(0, self.plan.cpus)
             if self.hostname:
                 socket.sethostname(self.hostname)
             if self.options.network == "none":

@@ -31,19 +31,14 @@ def make(
     program: bytes,
     listener: bool,
     killable: bool = False,
-    cpus: int = 0,
     cores: bool = False,
 ) -> Callable[[socket.socket], NoReturn]:
     """The function that becomes the guest's program. `program` is the filter, for `killable` see
-    `install_filter`.
-    `cpus` is how many CPUs it and its children may use, 0 for all that trapline may. With `cores` it may write core
-    files as large as it may raise their limit to."""
+    `install_filter`. With `cores` it may write core files as large as it may raise their limit to."""
 
     def guest_main(channel: socket.socket) -> NoReturn:
         path = environment.get(b"PATH", b"/usr/local/bin:/usr/bin:/bin").decode(errors="surrogateescape")
         found = [c for c in candidates(command[0], path) if os.path.lexists(c)]
-        if cpus:
-            os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cpus])
         if cores:
             hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
             resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))

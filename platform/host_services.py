@@ -22,7 +22,7 @@ _timerfd_settime = _libc.timerfd_settime
 _timerfd_settime.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p]
 _timerfd_gettime = _libc.timerfd_gettime
 _timerfd_gettime.argtypes = [ctypes.c_int, ctypes.c_void_p]
-_SYS_PIDFD_OPEN, _SYS_PIDFD_GETFD = 434, 438
+_SYS_PIDFD_OPEN, _SYS_PIDFD_GETFD, _SYS_SCHED_GETAFFINITY = 434, 438, 204
 TFD_ABSTIME, TFD_CANCEL_ON_SET = 1, 2
 _NS = 1_000_000_000
 _spec = ctypes.create_string_buffer(32)
@@ -41,6 +41,7 @@ class HostServices:
         self.alarms: dict[int, int] = {}  # clock id -> timerfd, made by `open_alarms`
         self.cpu_alarms = CpuAlarms()
         self.own_uid = os.getuid()
+        self.init_host = 0  # the sandbox's init, which is no tracee
         self._tick = os.sysconf("SC_CLK_TCK")
 
     def find(self, tid: int) -> Tracee:
@@ -169,15 +170,34 @@ class HostServices:
     def credentials(self, tid: int) -> tuple[tuple[int, int, int], int]:
         """From /proc/PID/status. Ids are shown in the sentry's user namespace, which the sandbox's maps to
         its own by one range, so equality and root are judged alike."""
-        t = self.find(tid)
         real = effective = saved = capabilities = 0
-        for line in _read(f"/proc/{t.host}/status").splitlines():
+        for line in _read(f"/proc/{self._host(tid)}/status").splitlines():
             if line.startswith(b"Uid:"):
                 real, effective, saved = (int(x) for x in line.split()[1:4])
             elif line.startswith(b"CapEff:"):
                 capabilities = int(line.split()[1], 16)
                 break
         return (real, effective, saved), capabilities
+
+    def permitted(self, tid: int) -> int:
+        for line in _read(f"/proc/{self._host(tid)}/status").splitlines():
+            if line.startswith(b"CapPrm:"):
+                return int(line.split()[1], 16)
+        return 0
+
+    def _host(self, tid: int) -> int:
+        return self.init_host if tid == 1 else self.find(tid).host
+
+    # -- CPUs
+    def cpu_mask_size(self) -> int:
+        # The call itself, unlike libc's function, tells how long the kernel's masks are (sched_setaffinity(2)).
+        return int(_syscall(_SYS_SCHED_GETAFFINITY, 0, 8192, ctypes.create_string_buffer(8192)))
+
+    def set_affinity(self, tid: int, cpus: list[int]) -> None:
+        try:
+            os.sched_setaffinity(self._host(tid), cpus)
+        except ProcessLookupError:
+            raise Gone(tid) from None
 
 
 def _read(path: str) -> bytes:

@@ -58,7 +58,7 @@ class Plan:
     """What to build. Paths are absolute; those of `volumes` are (host, guest, read-only)."""
 
     __slots__ = (
-        "notes", "overlay", "privileged", "shared", "source", "stage", "terminal", "upper_count", "volumes",
+        "cpus", "notes", "overlay", "privileged", "shared", "source", "stage", "terminal", "upper_count", "volumes",
     )  # fmt: skip
 
     def __init__(
@@ -78,6 +78,7 @@ class Plan:
         self.volumes = volumes or []
         self.terminal = terminal  # the caller's, shown as /dev/console
         self.privileged = privileged  # not inside a user namespace of our own
+        self.cpus: list[int] = []  # show these CPUs only; empty: all
         self.notes: list[str] = []  # what came out differently than one may expect
         self.upper_count = 0
 
@@ -213,13 +214,13 @@ def _one_mount(plan: Plan, point: str, target: str, read_only: bool) -> None:
                 new.write(old.read())
         elif not stat.S_ISDIR(like.st_mode) or read_only:
             mount(point, target, None, MS_BIND)
-            _make_read_only(target)
+            make_read_only(target)
         else:
             try:
                 _overlay(plan, point, target)
             except OSError:
                 mount(point, target, None, MS_BIND)
-                _make_read_only(target)
+                make_read_only(target)
     except OSError as error:
         # Hidden under another mount, or not ours to read: the guest sees the bare directory below it.
         plan.notes.append(f"{point} is not shown: {error.strerror}")
@@ -230,7 +231,7 @@ def _read_only_root(plan: Plan, root: str, points: dict[str, tuple[str, bool]]) 
     prefix = "" if plan.source == "/" else plan.source
     for inner in ("", *(p[len(prefix) :] for p, (kind, _) in points.items() if kind not in PSEUDO)):
         try:
-            _make_read_only(root + inner)
+            make_read_only(root + inner)
         except OSError as error:
             plan.notes.append(f"{inner} stays writable: {error.strerror}")
     for name, mode in (("/tmp", "1777"), ("/var/tmp", "1777"), ("/run", "755")):
@@ -319,6 +320,10 @@ def _kernel_windows(plan: Plan, root: str) -> None:
             mount("/sys", root + "/sys", None, MS_BIND | MS_REC)
         except OSError as error:
             plan.notes.append(f"/sys is empty: {error.strerror}")
+    if plan.cpus:
+        from trapline.platform import application_cpus
+
+        application_cpus.show(plan, root)
     _devices(plan, root + "/dev")
 
 
@@ -356,7 +361,7 @@ def _devices(plan: Plan, dev: str) -> None:
             plan.notes.append(f"{plan.terminal} is not shown as /dev/console: {error.strerror}")
 
 
-def _make_read_only(target: str) -> None:
+def make_read_only(target: str) -> None:
     """The second step of a read-only bind; it must repeat the flags that a user namespace locks."""
     flags = os.statvfs(target).f_flag
     keep = sum(mount_flag for bit, mount_flag in _ST_FLAGS if flags & bit)
@@ -372,4 +377,4 @@ def _bind(source: int, target: str, read_only: bool) -> None:
         os.close(os.open(target, os.O_CREAT | os.O_WRONLY, 0o644))
     mount(f"/proc/self/fd/{source}", target, None, MS_BIND | MS_REC)
     if read_only:
-        _make_read_only(target)
+        make_read_only(target)

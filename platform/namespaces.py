@@ -44,7 +44,7 @@ class Sandbox:
     """A sandbox whose first guest stands in `guest_main`. Ids are the host's unless named otherwise."""
 
     __slots__ = (
-        "_report", "boottime_base", "channel", "guest_pid", "guest_tid", "ignored", "init_pid", "init_pidfd",
+        "_report", "boottime_base", "channel", "cpus", "guest_pid", "guest_tid", "ignored", "init_pid", "init_pidfd",
         "monotonic_base", "notes", "own_time",
     )  # fmt: skip
 
@@ -60,6 +60,7 @@ class Sandbox:
         self.own_time = False  # has a time namespace
         self.ignored: set[int] = set()  # signals that the guest starts with as ignored, as its caller had
         self.notes: list[str] = []  # what came out differently than one may expect, one line each
+        self.cpus: list[int] = []  # those that guests are held to; empty: to none
 
     def kill(self) -> None:
         """SIGKILL to pid 1, and so by the kernel to all in the sandbox. Not waited for; never an error."""
@@ -80,10 +81,11 @@ class Sandbox:
 class Setup:
     """A set-up under way. The sentry can do something else (import what it needs) before `wait`."""
 
-    def __init__(self, report: socket.socket, channel: socket.socket) -> None:
+    def __init__(self, report: socket.socket, channel: socket.socket, cpus: list[int]) -> None:
         self._helper = 0
         self._report = report
         self._sandbox = Sandbox(channel, report)
+        self._sandbox.cpus = cpus
         self._sandbox.ignored = _ignored()
 
     def wait(self) -> Sandbox:
@@ -236,6 +238,10 @@ def start(
         terminal=_terminal(),
         privileged=privileged(),
     )
+    if options.cpus:
+        from trapline.platform.application_cpus import application_cpus  # few need it
+
+        plan.cpus = application_cpus(options.cpus)
     real = os.path.realpath(directory)
     if share_host and plan.overlay and os.path.isdir(real) and mounts.is_shared(real):
         plan.shared = real
@@ -249,7 +255,7 @@ def start(
     first.starts = (monotonic_start, boottime_start)
     first.keep = [0, 1, 2, report_inside.fileno(), channel_inside.fileno(), *inheritable_descriptors(), *keep]
     first.mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    setup = Setup(report, channel)
+    setup = Setup(report, channel, plan.cpus)
     try:
         if plan.privileged:
             setup.adopt(*first.fork_init())

@@ -41,10 +41,8 @@ def _run(options: DoOptions, entry: state_dir.Entry, watcher: guardian.Guardian)
     program = bpf.build(registry.effective_table(), options.platform)
     environment = options.environment(dict(os.environb))
     killable = bool(features.Features(options.without).wait_killable_recv)
-    guest_main = guest_start.make(
-        options.command, environment, program, use_notifications, killable, options.cpus or 0,
-        options.core_dir is not None,
-    )  # fmt: skip
+    cores = options.core_dir is not None
+    guest_main = guest_start.make(options.command, environment, program, use_notifications, killable, cores)
     try:
         setup = namespaces.start(options, guest_main, entry.stage)
         # The set-up needs some milliseconds of another process's: import what we need meanwhile.

@@ -47,6 +47,7 @@ class Session:
         state = KernelState()
         state.init_uid = os.getuid()
         state.cpus = options.cpus or len(os.sched_getaffinity(0))
+        state.allowed_cpus = sandbox.cpus
         state.clock.rate_num, state.clock.rate_den = options.clock_rate
         if sandbox.own_time:
             state.clock.monotonic_base = sandbox.monotonic_base
@@ -59,6 +60,7 @@ class Session:
         self.dispatcher = Dispatcher(self.kernel, handlers.load(self.kernel))
         self.dispatcher.name_of = table.name_of
         self.engine.kernel = self.kernel
+        self.engine.init_host = sandbox.init_pid
         self.engine.dispatcher = self.dispatcher
         self.engine.log = self.kernel.log = self.log.warning
         self.kernel.tell = self.log.tell

@@ -119,5 +119,16 @@ class Platform(Protocol):
 
     # -- ids
     def credentials(self, tid: int) -> tuple[tuple[int, int, int], int]:
-        """((real, effective, saved) uid, effective capability set) of a task, as the sandbox sees them."""
+        """((real, effective, saved) uid, effective capability set) of a task, as the sandbox sees them; 1 is the
+        sandbox's init."""
+
+    def permitted(self, tid: int) -> int:
+        """The permitted capability set of a task; 1 is the sandbox's init."""
+
+    # -- CPUs
+    def cpu_mask_size(self) -> int:
+        """How many bytes the host's kernel reads of a CPU mask at most."""
+
+    def set_affinity(self, tid: int, cpus: list[int]) -> None:
+        """The host lets this task (1: the sandbox's init) run on these CPUs only. OSError."""
 

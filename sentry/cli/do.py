@@ -50,8 +50,10 @@ def _environment(text: str) -> str:
 
 
 def _cpus(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 4096:
-        raise ValueError("takes a number of CPUs from 1 on")
+    most = len(os.sched_getaffinity(0))
+    if not text.isdecimal() or not 1 <= int(text) <= most:
+        only = "1 only" if most == 1 else f"from 1 to {most}"
+        raise ValueError(f"takes a number of CPUs, {only}: those that trapline itself may use here")
     return int(text)
 
 
@@ -113,7 +115,7 @@ FLAGS = (
         choices=("seccomp", "ptrace"),
         default="seccomp",
     ),
-    Flag("--cpus", "N", "How many CPUs the command may use. Default: all.", parse=_cpus),
+    Flag("--cpus", "N", "How many CPUs the command may use, and sees. Default: all.", parse=_cpus),
     Flag(
         "--overlay",
         help="Where writes outside of shared directories go: to memory, or (none) to the host.",

@@ -173,5 +173,6 @@ class KernelState(msgspec.Struct):
     exec_count: int = 0
     checkpoint_count: int = 0
     cpus: int = 1
+    allowed_cpus: list[int] = []  # the host's CPUs that guests are held to, ascending; empty: to none
     root_tgid: int = 0
     init_uid: int = 0  # the user whose the sandbox's init is

@@ -12,6 +12,7 @@ FAMILIES = (
     "sys_signal_wait",
     "sys_wait",
     "sys_process",
+    "sys_affinity",
     "sys_time",
     "sys_sleep",
     "sys_itimer",

@@ -119,7 +119,12 @@ ROWS = (
         "u32 *uaddr, int op, u32 val, const struct timespec *utime, u32 *uaddr2, u32 val3",
         _WALL,
     ),
-    native(203, "sched_setaffinity", "pid_t pid, unsigned int len, unsigned long *user_mask_ptr"),
+    notify(
+        203,
+        "sched_setaffinity",
+        "pid_t pid, unsigned int len, unsigned long *user_mask_ptr",
+        "within the CPUs of --cpus; without it executed by the host",
+    ),
     native(204, "sched_getaffinity", "pid_t pid, unsigned int len, unsigned long *user_mask_ptr"),
     missing(205, "set_thread_area", "struct user_desc *u_info", "32-bit only"),
     missing(211, "get_thread_area", "struct user_desc *u_info", "32-bit only"),

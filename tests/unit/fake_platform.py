@@ -59,6 +59,8 @@ class FakePlatform:
         self.gone: set[int] = set()
         self.uids: dict[int, tuple[int, int, int]] = {}
         self.capabilities = (1 << 41) - 1
+        self.permits: dict[int, int] = {}
+        self.affinity: dict[int, list[int]] = {}
         self.sp = 0x2000
         self.fdinfo: dict[tuple[int, int], str] = {}
 
@@ -141,4 +143,15 @@ class FakePlatform:
         raise OSError(errno.EBADF, "fake")
 
     def credentials(self, tid: int) -> tuple[tuple[int, int, int], int]:
+        if tid in self.gone:
+            raise Gone(tid)
         return self.uids.get(tid, (0, 0, 0)), self.capabilities
+
+    def permitted(self, tid: int) -> int:
+        return self.permits.get(tid, self.capabilities)
+
+    def cpu_mask_size(self) -> int:
+        return 8
+
+    def set_affinity(self, tid: int, cpus: list[int]) -> None:
+        self.affinity[tid] = cpus

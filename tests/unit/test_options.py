@@ -31,7 +31,7 @@ def test_everything(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     line = f"""
         --rootfs={tmp_path}/root --cwd w/../x --env A=1 --env B= --volume {tmp_path}:/d:ro
-        --volume {tmp_path}/file --network host --platform=ptrace --cpus 2 --overlay none --log {tmp_path}/log
+        --volume {tmp_path}/file --network host --platform=ptrace --cpus 1 --overlay none --log {tmp_path}/log
         --log-format json --debug --state-dir {tmp_path}/s --stats --stats-json {tmp_path}/j --clock-rate 0.5
         --without perf_event --without addfd -- --odd --debug
     """
@@ -44,7 +44,7 @@ def test_everything(tmp_path: Path) -> None:
         volumes=[(str(tmp_path), "/d", True), (f"{tmp_path}/file", f"{tmp_path}/file", False)],
         network="host",
         platform="ptrace",
-        cpus=2,
+        cpus=1,
         overlay="none",
         log=f"{tmp_path}/log",
         log_format="json",
@@ -90,6 +90,7 @@ def test_clock_rate(text: str, rate: tuple[int, int]) -> None:
         (["--log", "/nowhere/log", "x"], "--log takes a file in a directory that exists"),
         (["--cpus", "0", "x"], "--cpus takes a number of CPUs"),
         (["--cpus", "-1", "x"], "--cpus takes a number of CPUs"),
+        (["--cpus", "99999", "x"], "may use here, not '99999'"),
         (["--clock-rate", "0", "x"], "--clock-rate takes a positive number"),
         (["--clock-rate", "1/0", "x"], "--clock-rate takes a positive number"),
         (["--clock-rate", "fast", "x"], "--clock-rate takes a positive number"),

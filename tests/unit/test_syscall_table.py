@@ -35,7 +35,7 @@ NOTIFY = """
     getitimer setitimer alarm timer_create timer_settime timer_gettime
     timer_getoverrun timer_delete timerfd_settime timerfd_gettime kill tkill tgkill rt_sigqueueinfo
     rt_tgsigqueueinfo pidfd_send_signal rt_sigaction rt_sigprocmask rt_sigpending
-    setpgid getpgid getpgrp setsid getsid seccomp prctl prlimit64 setrlimit getrlimit ptrace
+    setpgid getpgid getpgrp sched_setaffinity setsid getsid seccomp prctl prlimit64 setrlimit getrlimit ptrace
 """
 STOP = "rt_sigreturn pause nanosleep clock_nanosleep rt_sigtimedwait wait4 waitid clone3 vfork clone"
 WRAP = "rt_sigsuspend ppoll pselect6 epoll_pwait epoll_pwait2"

@@ -20,6 +20,7 @@ DETERMINISTIC = (
     "threads_exit",
     "killall",
     "never_eintr",
+    "affinity",
 )
 
 
