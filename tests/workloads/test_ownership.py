@@ -194,8 +194,8 @@ def new_report(self):
         json.dump(found, f)
     report(self)
 
-def new_batch(self):
-    batch(self)
+def new_batch(self, timeout):
+    batch(self, timeout)
     if self.batches % 4 == 1 and found["trips"] < 120:
         trip(self.engine.kernel.state)
 
