@@ -43,6 +43,10 @@ class Pump:
         #: More stops may be waiting than were served at once: no SIGCHLD tells of them again.
         self.more_stops = False
         self.on_user_signal: Callable[[int], None] = lambda number: None
+        #: When the batch began, host ns, and the watchdog's clock, which runs from then until the loop waits.
+        self.began = 0
+        self.arm: Callable[[], object] = lambda: None
+        self.disarm: Callable[[], object] = lambda: None
         #: Async work beside the guests that has not begun yet, and where it runs once we are in trio.
         self._spawned: list[Callable[[], Awaitable[None]]] = []
         self._nursery: trio.Nursery | None = None
@@ -123,8 +127,11 @@ class Pump:
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 20)
+        self.began = time.monotonic_ns()
+        self.arm()
         self._signals()
         self._stops()
+        self.disarm()
         while not self.done:
             if self._spawned:
                 import trio
@@ -133,6 +140,7 @@ class Pump:
                 return
             self.wakeups += 1
             self.batch(0 if self._must_look else None)
+            self.disarm()
 
     async def _run_in_trio(self) -> None:
         import trio
@@ -148,6 +156,7 @@ class Pump:
                     await trio.lowlevel.wait_readable(self._poller.fileno())
                 self.wakeups += 1
                 self.batch(0)
+                self.disarm()
             nursery.cancel_scope.cancel()
 
     def batch(self, timeout: float | None) -> None:
@@ -160,7 +169,10 @@ class Pump:
         self.batches += 1
         while not self.done:
             events = poll(0 if self.more_stops else timeout, 8)
-            end = end or time.monotonic_ns() + BATCH_NS
+            if not end:
+                self.began = time.monotonic_ns()
+                end = self.began + BATCH_NS
+                self.arm()
             if self.more_stops:
                 self._walk()
             elif not events and not (self.engine.sources.unsure and self._walk()):

@@ -21,6 +21,7 @@ from trapline.platform.signal_descriptor import SignalDescriptor
 from trapline.platform.tracee import Tracee
 from trapline.platform.vdso_image import VdsoImage
 from trapline.platform.vdso_setup import VdsoSetup
+from trapline.platform.watchdog import Watchdog
 from trapline.sentry.kernel import task_clone
 from trapline.sentry.kernel.kernel import Kernel
 from trapline.sentry.kernel.signals import SIG_IGN
@@ -74,6 +75,7 @@ class Session:
         self._prepare_vdso()
         self.pump = Pump(self.engine, self.signals)
         self.pump.on_user_signal = self._forward
+        self.watchdog = self._watch() if options.watchdog else None
         self.engine.child_ended = self._child_ended  # type: ignore[method-assign]
         self.tracing = None
         if options.strace is not None:
@@ -106,6 +108,20 @@ class Session:
         page = ParameterPage(image.write_page)
         self.kernel.keeper.publish_to(page.publish, self.sandbox.own_time)
         self.engine.vdso = VdsoSetup(image)
+
+    def _watch(self) -> Watchdog | None:
+        if any(signal.getitimer(signal.ITIMER_REAL)):
+            # Set by the caller before the exec (`perl -e 'alarm 9; exec ...'`), and there is one a process.
+            self.log.info("no watchdog: an alarm that trapline was started with has its timer")
+            return None
+        watchdog = Watchdog(self.options.watchdog, self._stuck, lambda: self.pump.began)
+        self.pump.arm, self.pump.disarm = watchdog.arm, watchdog.disarm
+        return watchdog
+
+    def _stuck(self, line: str, stack: str, first: bool) -> None:
+        self.log.warning(f"{line}; all else in the sandbox waits\n{stack}")
+        if first and not self.options.log and not self.options.debug:
+            self.log.tell(f"{line}; all else in the sandbox waits. Run it with --log FILE to see where")
 
     def _listen(self, features: ModuleType) -> None:
         # The sender's credentials come along, so there must be room for both.
@@ -184,6 +200,8 @@ class Session:
                 break
             if host in self.engine.tracees:
                 self.engine.serve_stop(host, status)
+        if self.watchdog is not None:
+            self.watchdog.close()
         if self.recorder is not None:
             from trapline.platform import stats
 

@@ -57,6 +57,16 @@ def _cpus(text: str) -> int:
     return int(text)
 
 
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1
+    if value != 0 and not 0.1 <= value <= 86400:
+        raise ValueError("takes seconds from 0.1 to 86400, or 0")
+    return value
+
+
 def _directory(text: str) -> str:
     path = os.path.abspath(text)
     if not os.path.isdir(path):
@@ -129,6 +139,13 @@ FLAGS = (
     Flag("--state-dir", "DIR", "Where running sandboxes are written down."),
     Flag("--stats", help="Print counters of the system calls at the end."),
     Flag("--stats-json", "FILE", "Write the counters as JSON.", parse=_file),
+    Flag(
+        "--watchdog",
+        "SECONDS",
+        "Report a handler of the sentry that has not ended after this long; 0: none. Default: 3.",
+        parse=_seconds,
+        default=3.0,
+    ),
     *STRACE_FLAGS,
     Flag("--clock-rate", "RATE", "Sandbox seconds per host second.", parse=_rate, hidden=True),
     Flag("--without", "FEATURE", "Do without something that the host offers.", repeat=True, hidden=True),
@@ -162,6 +179,7 @@ def options(words: list[str]) -> DoOptions | None:
         stats_json=values["stats_json"],
         strace=_strace(values),
         core_dir=values["core_dir"],
+        watchdog=values["watchdog"],
         clock_rate=values["clock_rate"] or (1, 1),
         without=_without(values["without"]),
     )
