@@ -9,6 +9,7 @@ import socket
 import sys
 import termios
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from trapline.platform import ptrace_calls as pt
 from trapline.platform import stop_tasks, vdso_setup
@@ -21,7 +22,6 @@ from trapline.platform.signal_descriptor import SignalDescriptor
 from trapline.platform.tracee import Tracee
 from trapline.platform.vdso_image import VdsoImage
 from trapline.platform.vdso_setup import VdsoSetup
-from trapline.platform.watchdog import Watchdog
 from trapline.sentry.kernel import task_clone
 from trapline.sentry.kernel.kernel import Kernel
 from trapline.sentry.kernel.signals import SIG_IGN
@@ -33,6 +33,9 @@ from trapline.sentry.syscalls import handlers, table
 from trapline.sentry.syscalls.dispatch import Dispatcher
 from trapline.sentry.time.parameter_page import ParameterPage
 from trapline.sentry.time.timekeeper import MONOTONIC_RAW
+
+if TYPE_CHECKING:
+    from trapline.platform.watchdog import Watchdog
 
 
 class Session:
@@ -110,6 +113,8 @@ class Session:
         self.engine.vdso = VdsoSetup(image)
 
     def _watch(self) -> Watchdog | None:
+        from trapline.platform.watchdog import Watchdog
+
         if any(signal.getitimer(signal.ITIMER_REAL)):
             # Set by the caller before the exec (`perl -e 'alarm 9; exec ...'`), and there is one a process.
             self.log.info("no watchdog: an alarm that trapline was started with has its timer")
