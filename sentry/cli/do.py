@@ -52,8 +52,8 @@ def _environment(text: str) -> str:
 def _cpus(text: str) -> int:
     most = len(os.sched_getaffinity(0))
     if not text.isdecimal() or not 1 <= int(text) <= most:
-        only = "1 only" if most == 1 else f"from 1 to {most}"
-        raise ValueError(f"takes a number of CPUs, {only}: those that trapline itself may use here")
+        right = "1, the only one" if most == 1 else f"from 1 to {most}, all"
+        raise ValueError(f"takes a number of CPUs: {right} that trapline may use here")
     return int(text)
 
 
@@ -132,7 +132,7 @@ FLAGS = (
         choices=("memory", "none"),
         default="memory",
     ),
-    Flag("--log", "FILE", "Write the log here. Default: standard error.", parse=_file),
+    Flag("--log", "FILE", "Write the log here. Default: nowhere, or with --debug to standard error.", parse=_file),
     Flag("--log-format", help="Lines of text or of JSON.", choices=("text", "json"), default="text"),
     Flag("--debug", help="Log more."),
     Flag("--core-dir", "DIR", "Write core files of programs that crash into this directory.", parse=_directory),

@@ -102,6 +102,10 @@ def handler(name: str) -> Callable[[_F], _F]:
     nr = _row(name).nr
 
     def register(fn: _F) -> _F:
+        early = _early.pop(nr, None)
+        if early is not None:
+            early.previous = bind(name, fn)
+            return fn
         if nr in handlers:
             raise ValueError(f"{name} has a handler: {handlers[nr][0]!r}; use override()")
         handlers[nr] = bind(name, fn)
@@ -110,17 +114,26 @@ def handler(name: str) -> Callable[[_F], _F]:
     return register
 
 
+#: Overrides of calls whose own handler has not been loaded yet, if they have one.
+_early: dict[int, Override] = {}
+
+
 class Override:
     """A handler put in the place of another. `undo()`, or leaving it as a context manager, puts it back."""
 
     def __init__(self, nr: int, bound: Bound) -> None:
         self.nr = nr
-        #: What it replaced: call its first element to add to it rather than replace it.
+        #: What it replaced: call its first element to add to it rather than replace it. None for a call that
+        #: has no handler, and until the module of its handler is loaded.
         self.previous = handlers.get(nr)
+        if self.previous is None:
+            _early[nr] = self
         handlers[nr] = bound
 
     def undo(self) -> None:
         """The handler as it was before; None is none."""
+        if _early.get(self.nr) is self:
+            del _early[self.nr]
         if self.previous is None:
             handlers.pop(self.nr, None)
         else:

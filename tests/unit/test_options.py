@@ -90,7 +90,7 @@ def test_clock_rate(text: str, rate: tuple[int, int]) -> None:
         (["--log", "/nowhere/log", "x"], "--log takes a file in a directory that exists"),
         (["--cpus", "0", "x"], "--cpus takes a number of CPUs"),
         (["--cpus", "-1", "x"], "--cpus takes a number of CPUs"),
-        (["--cpus", "99999", "x"], "may use here, not '99999'"),
+        (["--cpus", "99999", "x"], "that trapline may use here, not '99999'"),
         (["--clock-rate", "0", "x"], "--clock-rate takes a positive number"),
         (["--clock-rate", "1/0", "x"], "--clock-rate takes a positive number"),
         (["--clock-rate", "fast", "x"], "--clock-rate takes a positive number"),

@@ -179,6 +179,29 @@ def test_override() -> None:
     assert set(handlers) == {111}
 
 
+def test_an_override_that_comes_before_the_handler() -> None:
+    """Whoever overrides a call need not have loaded the module of its handler."""
+
+    def own(kernel: Any, task: Any) -> int:
+        return 1
+
+    first = override("getpgrp", lambda kernel, task: 2)
+    override("getpgrp", lambda kernel, task: 4).undo()
+    second = override("getpgrp", lambda kernel, task: 3)
+    handler("getpgrp")(own)
+    assert handlers[111][0](None, None) == 3
+    with pytest.raises(ValueError, match="getpgrp"):
+        handler("getpgrp")(own)
+    second.undo()
+    assert handlers[111][0](None, None) == 2
+    first.undo()
+    assert handlers[111][0] is own
+    with override("getsid", lambda kernel, task, pid: 5):
+        pass
+    handler("getsid")(lambda kernel, task, pid: 6)
+    assert handlers[124][0](None, None, 1) == 6
+
+
 def test_a_lent_call_with_a_handler_becomes_the_sentrys() -> None:
     assert effective_table() == TABLE
     with override("getuid", lambda kernel, task: 4711), override("unshare", lambda kernel, task, *args: 0):

@@ -105,7 +105,7 @@ def test_others_than_the_first_cpu(platform: str) -> None:
     finally:
         os.sched_setaffinity(0, before)
     assert json.loads(result.stdout) == expected(CPUS[1:2]), result
-    assert too_many.status == 2 and b"1 only" in too_many.stderr, too_many
+    assert too_many.status == 2 and b"1, the only one" in too_many.stderr, too_many
 
 
 @more_than_one

@@ -223,3 +223,16 @@ def test_the_kernels_state_is_plain_data(
     assert found["different"] == 0 and found["shared"] == [], found
     assert found["trips"] > 9 and found["tasks"] > 1, found
     assert found["calls"] >= calls and found["timers"] >= timers, found
+
+
+def test_overriding_what_is_not_loaded_yet(platform: str, tmp_path: Path) -> None:
+    """A library user names a call, and need not know the module of its handler."""
+    script = f"""
+import sys
+from trapline.sentry.cli.main import main
+from trapline.sentry.syscalls import registry
+registry.override("kill", lambda kernel, task, pid, signo: -18)
+sys.exit(main(["do", "--platform={platform}", "--", {compiled("ownership")!r}, "answers"]))
+"""
+    result = native(python_file(tmp_path, script))
+    assert (result.status, result.stderr, lines_of(result)["kill"]) == (0, b"", "errno 18"), result
