@@ -44,7 +44,10 @@ class Session:
     def __init__(self, options: DoOptions, sandbox: Sandbox, features: ModuleType) -> None:
         self.options = options
         self.sandbox = sandbox
-        self.log = Log(options.log, options.log_format, options.debug)
+        try:
+            self.log = Log(options.log, options.log_format, options.debug)
+        except OSError as error:
+            raise SetupError(f"the log cannot be written: {options.log}: {error.strerror}") from None
         for note in sandbox.notes:
             self.log.info(note)
         self.engine: Engine = SeccompEngine() if options.platform == "seccomp" else Engine()

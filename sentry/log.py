@@ -12,7 +12,7 @@ from typing import TextIO
 
 
 class Log:
-    """See the module."""
+    """See the module. OSError when the file cannot be opened; what cannot be written later is lost."""
 
     def __init__(self, path: str | None, form: str = "text", debug: bool = False) -> None:
         self._file: TextIO | None = open(path, "a", encoding="utf-8", buffering=1) if path else None
@@ -29,25 +29,43 @@ class Log:
 
     def tell(self, text: str) -> None:
         """What a program cannot have here: on standard error always, and in the log file."""
-        print(f"trapline: {text}", file=sys.stderr, flush=True)
+        _say(text)
         self._write("warning", text, quiet=True)
 
     def _write(self, level: str, text: str, quiet: bool) -> None:
         if self._file is None:
             if not quiet:
-                print(f"trapline: {text}", file=sys.stderr)
+                _say(text)
             return
         now = time.time()
         if self._json:
             import json
 
-            self._file.write(json.dumps({"time": now, "level": level, "message": text}) + "\n")
+            line = json.dumps({"time": now, "level": level, "message": text})
         else:
             stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(now)) + f".{int(now % 1 * 1000):03d}"
-            self._file.write(f"{stamp} {level} {text}\n")
+            line = f"{stamp} {level} {text}"
+        try:
+            self._file.write(line + "\n")
+        except OSError as error:
+            # A disk that is full is no reason to end the programs that run.
+            self.close()
+            _say(f"the log cannot be written any more: {error.strerror}")
 
     def close(self) -> None:
         """Close the file."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        file, self._file = self._file, None
+        if file is not None:
+            try:
+                file.close()
+            except OSError:
+                return  # what could not be written before; it was said then
+
+
+def _say(text: str) -> None:
+    if sys.stderr is None:  # closed by the caller
+        return
+    try:
+        print(f"trapline: {text}", file=sys.stderr, flush=True)
+    except OSError:
+        return  # nobody listens

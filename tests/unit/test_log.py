@@ -67,3 +67,27 @@ def test_a_file_is_added_to_and_closed_once(tmp_path: Path) -> None:
         log.close()
         log.close()
     assert [line.split()[-1] for line in file.read_text().splitlines()] == ["one", "two"]
+
+
+def test_a_disk_that_is_full(capsys: pytest.CaptureFixture[str]) -> None:
+    """Said once; the programs go on, and what they do is logged no more."""
+    log = Log("/dev/full")
+    log.warning("one")
+    log.warning("two")
+    log.tell("three")
+    log.close()
+    assert capsys.readouterr().err == (
+        "trapline: the log cannot be written any more: No space left on device\ntrapline: three\n"
+    )
+
+
+def test_a_standard_error_that_is_gone(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.stderr", None)
+    Log(None).tell("nobody hears it")
+    full = open("/dev/full", "w")
+    monkeypatch.setattr("sys.stderr", full)
+    Log(None).tell("nor this")
+    monkeypatch.undo()
+    with pytest.raises(OSError):
+        full.close()
+    assert capsys.readouterr().out == ""

@@ -233,3 +233,15 @@ def test_an_exception_in_a_handler(platform: str, tmp_path: Path, name: str) -> 
     text = log.read_text()
     assert "ZeroDivisionError: made by the test" in text and "Traceback" in text
     assert "getitimer(0x0, 0x7" in text
+
+
+def test_a_log_that_cannot_be_written(platform: str, tmp_path: Path) -> None:
+    """One line; where it cannot be opened nothing is started, and a disk that is full ends no program."""
+    result = do(platform, ["echo", "started"], "--log=/proc/nothing")
+    assert (result.status, result.stdout) == (125, b""), result
+    assert result.stderr == b"trapline: the log cannot be written: /proc/nothing: No such file or directory\n"
+    result = do(platform, [workload("refused")], "--log=/dev/full")
+    assert result.status == 0 and lines_of(result) == EXPECTED, result
+    assert sorted(line.split(":")[1] for line in result.stderr.decode().splitlines()) == [
+        " ptrace", " the log cannot be written any more",
+    ]  # fmt: skip
