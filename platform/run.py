@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import sys
 from typing import TYPE_CHECKING
 
 from trapline.platform import bpf, features, guardian, guest_start, namespaces, state_dir
+from trapline.sentry.log import say
 from trapline.sentry.options import DoOptions
 from trapline.sentry.syscalls import registry
 
@@ -76,7 +76,7 @@ def _reap(pid: int) -> None:
 
 
 def _fail(text: str) -> int:
-    print(f"trapline: {text}", file=sys.stderr)
+    say(f"trapline: {text}")
     return FAILED
 
 

@@ -6,7 +6,6 @@ import array
 import os
 import signal
 import socket
-import sys
 import termios
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -26,7 +25,7 @@ from trapline.sentry.kernel import task_clone
 from trapline.sentry.kernel.kernel import Kernel
 from trapline.sentry.kernel.signals import SIG_IGN
 from trapline.sentry.kernel.state import KernelState, SigAction, SigInfo
-from trapline.sentry.log import Log
+from trapline.sentry.log import Log, say
 from trapline.sentry.options import DoOptions
 from trapline.sentry.protocol import Gone
 from trapline.sentry.syscalls import handlers, table
@@ -226,9 +225,9 @@ class Session:
         except OSError:
             pass
         if text.startswith("X"):
-            print("trapline: " + text[1:].partition(" ")[2], file=sys.stderr)
+            say("trapline: " + text[1:].partition(" ")[2])
         if self.error:
-            print(f"trapline: {self.error}", file=sys.stderr)
+            say(f"trapline: {self.error}")
             return 125
         status = self.root_status
         if os.WIFSIGNALED(status):
@@ -251,12 +250,12 @@ class Session:
 
     def _report(self) -> None:
         for path in self.engine.cores.written if self.engine.cores is not None else ():
-            print(f"trapline: core file {path}", file=sys.stderr)
+            say(f"trapline: core file {path}")
         for crash in self.dispatcher.crashes[:1]:
             more = len(self.dispatcher.crashes) - 1
             rest = f", and {more} more" if more else ""
             where = f"see {self.options.log}" if self.options.log else "run it with --log FILE to see where"
-            print(f"trapline: exception in the handler of {crash}{rest}; {where}", file=sys.stderr)
+            say(f"trapline: exception in the handler of {crash}{rest}; {where}")
 
 
 def _blocked(host: int) -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import resource
-import sys
 from collections.abc import Callable, Iterator
 from time import monotonic_ns, perf_counter_ns
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from trapline.platform import ptrace_calls as pt
 from trapline.platform.seccomp import SeccompEngine
 from trapline.platform.tracee import Tracee
+from trapline.sentry.log import say
 from trapline.sentry.syscalls.registry import Bound
 
 if TYPE_CHECKING:
@@ -183,9 +183,9 @@ def report(session: Session, recorder: Recorder) -> None:
             with open(session.options.stats_json, "w", encoding="utf-8") as f:
                 json.dump(found, f)
         except OSError as error:
-            print(f"trapline: --stats-json {session.options.stats_json}: {error.strerror}", file=sys.stderr)
+            say(f"trapline: --stats-json {session.options.stats_json}: {error.strerror}")
     if session.options.stats:
-        print(as_text(found), file=sys.stderr)
+        say(as_text(found))
 
 
 def as_text(found: dict[str, Any]) -> str:

@@ -29,13 +29,13 @@ class Log:
 
     def tell(self, text: str) -> None:
         """What a program cannot have here: on standard error always, and in the log file."""
-        _say(text)
+        say(f"trapline: {text}")
         self._write("warning", text, quiet=True)
 
     def _write(self, level: str, text: str, quiet: bool) -> None:
         if self._file is None:
             if not quiet:
-                _say(text)
+                say(f"trapline: {text}")
             return
         now = time.time()
         if self._json:
@@ -50,7 +50,7 @@ class Log:
         except OSError as error:
             # A disk that is full is no reason to end the programs that run.
             self.close()
-            _say(f"the log cannot be written any more: {error.strerror}")
+            say(f"trapline: the log cannot be written any more: {error.strerror}")
 
     def close(self) -> None:
         """Close the file."""
@@ -62,10 +62,11 @@ class Log:
                 return  # what could not be written before; it was said then
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """A line on standard error, if there is one that takes it: never an error, which would end the programs too."""
     if sys.stderr is None:  # closed by the caller
         return
     try:
-        print(f"trapline: {text}", file=sys.stderr, flush=True)
+        print(text, file=sys.stderr, flush=True)
     except OSError:
         return  # nobody listens

@@ -7,13 +7,14 @@ import os
 import random
 import signal
 import struct
+import subprocess
 import time
 from pathlib import Path
 
 import psutil
 import pytest
 from guests import Running, compiled, lines_of, mounts, orphans_come_here, python_file, until
-from harness import do, native, same, workload
+from harness import do, native, same, trapline_command, workload
 
 X86_64, AARCH64 = 62, 183
 
@@ -245,3 +246,10 @@ def test_a_log_that_cannot_be_written(platform: str, tmp_path: Path) -> None:
     assert sorted(line.split(":")[1] for line in result.stderr.decode().splitlines()) == [
         " ptrace", " the log cannot be written any more",
     ]  # fmt: skip
+
+
+def test_a_standard_error_that_takes_nothing(platform: str) -> None:
+    """The status is still the program's."""
+    with open("/dev/full", "wb") as full:
+        line = trapline_command("do", f"--platform={platform}", "--stats", "--", "sh", "-c", "exit 3")
+        assert subprocess.run(line, stderr=full, timeout=60).returncode == 3
