@@ -157,3 +157,27 @@ def test_more_than_there_are() -> None:
     result = do("seccomp", ["true"], "--cpus=100000")
     assert result.status == 2 and result.stderr.count(b"\n") == 1, result
     assert b"takes a number of CPUs" in result.stderr and b"not '100000'" in result.stderr
+
+
+SPINS = """
+import os, time
+start = time.monotonic()
+for _ in range(2):
+    if os.fork() == 0:
+        os.sched_setaffinity(0, range(1024))
+        end = time.monotonic() + 1
+        while time.monotonic() < end:
+            pass
+        os._exit(0)
+os.wait(), os.wait()
+used = os.times()
+print(used.children_user + used.children_system, time.monotonic() - start)
+"""
+
+
+@more_than_one
+def test_two_processes_share_one_cpu(platform: str) -> None:
+    """Both ask for every CPU, and together use at most a second of CPU a second (in the host's ticks)."""
+    result = do(platform, python(SPINS), "--cpus=1")
+    used, passed = map(float, result.stdout.split())
+    assert 0 < used <= passed + 0.04, result
