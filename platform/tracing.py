@@ -34,7 +34,10 @@ if TYPE_CHECKING:
 EINTR = 4
 AT_FDCWD = -100
 #: Calls of class notify that may leave the answer to the host, of which the dispatcher does not hear.
-_HOST_ANSWERS = words("setpgid setsid prctl seccomp prlimit64 setrlimit getrlimit rt_sigaction rt_sigprocmask ptrace")
+_HOST_ANSWERS = words(
+    "setpgid setsid prctl seccomp prlimit64 setrlimit getrlimit rt_sigaction rt_sigprocmask ptrace "
+    "setuid setreuid setresuid"
+)
 #: Calls that the sentry alone answers, whatever their arguments.
 BY_DISPATCHER = frozenset(
     row.nr for row in TABLE if row.default is Class.NOTIFY and not row.when and row.name not in _HOST_ANSWERS

@@ -77,6 +77,7 @@ class Task(msgspec.Struct):
     pending: list[SigInfo] = []
     call: CallRecord | None = None
     name: str = ""
+    uid: int = -1  # its real user, once that was asked of the host and until it is set again; -1: not known
     made: dict[int, int] = {}  # tgids of the children that are this thread's; see family.py
 
 

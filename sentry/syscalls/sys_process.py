@@ -183,3 +183,25 @@ def setrlimit(kernel: Kernel, task: Task, resource: int, new: int) -> Reply:
 def getrlimit(kernel: Kernel, task: Task, resource: int, old: int) -> Reply:
     """getrlimit(2)."""
     return Reply.HOST
+
+
+# The host changes the user; the sentry forgets whom it has found the caller to be (`Task.uid`).
+@handler("setuid")
+def setuid(kernel: Kernel, task: Task, uid: int) -> Reply:
+    """setuid(2), by the host."""
+    task.uid = -1
+    return Reply.HOST
+
+
+@handler("setreuid")
+def setreuid(kernel: Kernel, task: Task, real: int, effective: int) -> Reply:
+    """setreuid(2), by the host."""
+    task.uid = -1
+    return Reply.HOST
+
+
+@handler("setresuid")
+def setresuid(kernel: Kernel, task: Task, real: int, effective: int, saved: int) -> Reply:
+    """setresuid(2), by the host."""
+    task.uid = -1
+    return Reply.HOST

@@ -57,7 +57,11 @@ def _check_number(signo: int) -> None:
 
 
 def _from_user(kernel: Kernel, task: Task, signo: int, code: int) -> SigInfo:
-    return SigInfo(signo=signo, code=code, pid=task.tgid, uid=kernel.platform.credentials(task.tid)[0][0])
+    if task.uid < 0:
+        # Asking the host costs more than the rest of a kill(2), so it is asked once: a thread's real user
+        # changes by its own setuid(2) and its like only, which pass the sentry.
+        task.uid = kernel.platform.credentials(task.tid)[0][0]
+    return SigInfo(signo=signo, code=code, pid=task.tgid, uid=task.uid)
 
 
 def _kill_init(kernel: Kernel, task: Task) -> int:

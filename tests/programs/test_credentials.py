@@ -47,6 +47,32 @@ touch private; chmod 600 private; first cat private 2>/dev/null; echo $?
 """
 
 
+SENDERS = r"""
+import os, signal
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+def tell():
+    os.kill(os.getpid(), signal.SIGUSR1)
+    print(signal.sigwaitinfo([signal.SIGUSR1]).si_uid)
+tell()
+os.setresuid(65534, 0, 0)
+tell()
+os.setreuid(65533, 0)
+tell()
+if os.fork() == 0:
+    os.setuid(65532)
+    tell()
+    os._exit(0)
+os.wait()
+tell()
+"""
+
+
+@pytest.mark.skipif(not is_root(), reason="only root can become another user")
+def test_uid_of_a_sender(platform):
+    """kill's siginfo names the real user that the sender is now, though it was another before."""
+    same(platform, ["/usr/bin/python3", "-u", "-c", SENDERS])
+
+
 @pytest.mark.skipif(not is_root(), reason="only root can become another user")
 def test_uid_of_a_child(platform):
     """SIGCHLD's siginfo and waitid name the real user that the child was at last."""
