@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import errno
 import struct
-from typing import Any
 
 from trapline.sentry.protocol import Gone
 
@@ -17,19 +16,16 @@ PAGE = 4096
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-_arguments: list[Any] = [
-    ctypes.c_int, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_ulong,
-]  # fmt: skip
 _readv, _writev = _libc.process_vm_readv, _libc.process_vm_writev
-for _function in (_readv, _writev):
-    _function.argtypes = _arguments
-    _function.restype = ctypes.c_ssize_t
+_readv.restype = _writev.restype = ctypes.c_ssize_t
 
 # One thread runs the kernel, so one pair of vectors and one buffer serve all. On the path of every call, so
-# packed at once and filled through a view: attribute by attribute costs as much as the system call.
+# packed at once and filled through a view: attribute by attribute costs as much as the system call. For the same
+# reason no argument types: objects of the right ones, made once, save another 0.8 us.
 _vectors = ctypes.create_string_buffer(32)
-_local_at = ctypes.addressof(_vectors)
-_remote_at = _local_at + 16
+_local_at = ctypes.c_void_p(ctypes.addressof(_vectors))
+_remote_at = ctypes.c_void_p(ctypes.addressof(_vectors) + 16)
+_ONE, _ZERO = ctypes.c_ulong(1), ctypes.c_ulong(0)
 _pack = struct.Struct("<QQQQ").pack_into
 _buffer = ctypes.create_string_buffer(PAGE)
 _buffer_at = ctypes.addressof(_buffer)
@@ -55,7 +51,7 @@ class GuestMemory:
             keep = ctypes.create_string_buffer(size)
             at = ctypes.addressof(keep)
         _pack(_vectors, 0, at, size, address, size)
-        done = _readv(self.host, _local_at, 1, _remote_at, 1, 0)
+        done = _readv(self.host, _local_at, _ONE, _remote_at, _ONE, _ZERO)
         if done != size:
             self._failed(done, address)
         return _string_at(at, size) if keep is not None else bytes(_view[:size])
@@ -71,7 +67,7 @@ class GuestMemory:
         else:
             keep = ctypes.create_string_buffer(data, size)
             _pack(_vectors, 0, ctypes.addressof(keep), size, address, size)
-        done = _writev(self.host, _local_at, 1, _remote_at, 1, 0)
+        done = _writev(self.host, _local_at, _ONE, _remote_at, _ONE, _ZERO)
         if done != size:
             self._failed(done, address)
 
