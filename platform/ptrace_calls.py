@@ -184,7 +184,8 @@ def get_sigmask(host: int) -> int:
 
 _status = ctypes.c_int()
 _status_at = ctypes.c_void_p(ctypes.addressof(_status))
-_rusage = ctypes.create_string_buffer(144)
+RUSAGE_SIZE = 144
+_rusage = ctypes.create_string_buffer(RUSAGE_SIZE)
 _rusage_at = ctypes.c_void_p(ctypes.addressof(_rusage))
 
 

@@ -160,7 +160,7 @@ class Session:
             pt.call(pt.PTRACE_SEIZE, host, 0, pt.OPTIONS)
         except (Gone, OSError) as error:
             raise SetupError(f"the first guest cannot be traced: {error}") from None
-        group, tid, _ = stop_tasks.read_ids(host)
+        group, tid, _, _ = stop_tasks.read_ids(host)
         task = task_clone.first_task(self.kernel, tid, ppid=1, pgid=0, sid=0, mask=_blocked(host))
         task_group = self.kernel.group(task)
         for number in self.sandbox.ignored:

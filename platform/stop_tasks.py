@@ -9,7 +9,7 @@ from trapline.platform import ptrace_calls as pt
 from trapline.platform import stop_calls, stop_signals
 from trapline.platform.tracee import Tracee
 from trapline.sentry.kernel import task_clone, task_exec, task_exit
-from trapline.sentry.kernel.signals import SIGCHLD
+from trapline.sentry.kernel.signals import SIGCHLD, SIGKILL
 from trapline.sentry.kernel.state import TaskStatus
 from trapline.sentry.protocol import Gone
 from trapline.sentry.syscalls.sys_process import Clone
@@ -21,8 +21,8 @@ CSIGNAL = 0xFF
 _SIGTRAP = 5
 
 
-def read_ids(host: int) -> tuple[int, int, int]:
-    """(host thread group, tid in the sandbox, host parent) from /proc/PID/status. Gone."""
+def read_ids(host: int) -> tuple[int, int, int, int]:
+    """(host thread group, tid in the sandbox, host parent, host tracer or 0) from /proc/PID/status. Gone."""
     try:
         fd = os.open(f"/proc/{host}/status", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -35,7 +35,7 @@ def read_ids(host: int) -> tuple[int, int, int]:
         os.close(fd)
     group = int(_field(text, b"\nTgid:"))
     parent = int(_field(text, b"\nPPid:"))
-    return group, int(_field(text, b"\nNSpid:").split()[-1]), parent
+    return group, int(_field(text, b"\nNSpid:").split()[-1]), parent, int(_field(text, b"\nTracerPid:"))
 
 
 def _field(text: bytes, name: bytes) -> bytes:
@@ -67,7 +67,7 @@ def clone_event(e: Engine, t: Tracee, event: int) -> None:
     else:
         flags = SIGCHLD
     try:
-        host_group, tid, _ = read_ids(host)
+        host_group, tid, _, tracer = read_ids(host)
     except Gone:
         e.early.pop(host, None)
         e.stillborn.add(host)
@@ -82,9 +82,16 @@ def clone_event(e: Engine, t: Tracee, event: int) -> None:
         t.holding, child.holder = child, t
         t.task.status = TaskStatus.HELD
     if host in e.early:
-        first_stop(e, child, e.early.pop(host))
+        try:
+            first_stop(e, child, e.early.pop(host))
+        except Gone:
+            pass  # it was killed meanwhile, and its death is on its way; its creator must go on all the same
     if not hold:
         e.resume(t)
+    if not tracer:
+        # Its death was taken before this event told of it, and is not reported again: a parent that waits for it
+        # would wait for ever. It has not executed one instruction, so nothing but SIGKILL can have ended it.
+        died(e, host, SIGKILL, bytes(pt.RUSAGE_SIZE))
 
 
 def first_stop(e: Engine, t: Tracee, signo: int) -> None:

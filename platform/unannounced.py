@@ -31,7 +31,7 @@ def settle(e: Engine) -> None:
     """Look at each child that nobody has announced: whether its creator can still do so."""
     for host in list(e.early):
         try:
-            host_group, tid, parent = stop_tasks.read_ids(host)
+            host_group, tid, parent, _ = stop_tasks.read_ids(host)
         except Gone:
             continue  # it is dead; its end is reported
         if host_group != host:

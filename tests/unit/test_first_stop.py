@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -11,9 +12,11 @@ from trapline.platform import ptrace_calls as pt
 from trapline.platform import stop_tasks
 from trapline.platform.engine import Engine
 from trapline.platform.tracee import Tracee
+from trapline.sentry.kernel import family
 from trapline.sentry.kernel.signals import SIGSTOP
 from trapline.sentry.kernel.state import TaskStatus
 from trapline.sentry.kernel.task_clone import CLONE_THREAD
+from trapline.sentry.protocol import Gone
 
 _TRAP = 5
 _GROUP_STOP = pt.EVENT_STOP << 16 | SIGSTOP << 8 | 0x7F
@@ -41,7 +44,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[Calls]:
     monkeypatch.setattr(pt.RegisterFile, "load", lambda self, host: self.r)
     monkeypatch.setattr(pt.RegisterFile, "store", lambda self, host: None)
     monkeypatch.setattr(pt, "event_message", lambda host: 1003)
-    monkeypatch.setattr(stop_tasks, "read_ids", lambda host: (1002, 3, 1))
+    monkeypatch.setattr(stop_tasks, "read_ids", lambda host: (1002, 3, 1, 1))
     yield seen
 
 
@@ -85,3 +88,38 @@ def test_a_thread_born_running(world: World, calls: Calls, before: bool) -> None
         engine.serve_stop(1003, _TRAP_STOP)
     assert calls.listened == [] and sorted(calls.resumed) == [1002, 1003]
     assert world.kernel.task(3).status == TaskStatus.RUNNING
+
+
+@pytest.mark.parametrize("stopped", [False, True], ids=["before its first stop", "at its first stop"])
+def test_a_child_that_was_killed_before_it_was_announced(
+    world: World, calls: Calls, monkeypatch: pytest.MonkeyPatch, stopped: bool
+) -> None:
+    """Its death is taken first, and the clone event of its creator finds a zombie that nobody traces."""
+    engine, leader = engine_of(world)
+    if stopped:
+        engine.serve_stop(1003, _TRAP_STOP)
+    engine.serve_stop(1003, signal.SIGKILL)
+    monkeypatch.setattr(stop_tasks, "read_ids", lambda host: (1003, 3, 1002, 0))
+    leader.execute = stop_tasks.Clone((0, 0, 0, 0, 0), signal.SIGCHLD, False)
+    leader.saved = (435, 0, 0, 0, 0, 0)
+    engine._stopped(leader, _TRAP, pt.EVENT_CLONE)
+    assert calls.resumed == [1002] and 1003 not in engine.tracees
+    assert world.kernel.state.groups[3].exit_status == signal.SIGKILL
+    assert [child.tgid for child in family.reporters(world.kernel.state, world.kernel.group(world.root))] == [3]
+
+
+def test_a_child_that_is_killed_while_it_is_announced(
+    world: World, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stood at its first stop, and cannot be resumed any more: its creator is, and its death comes later."""
+
+    def cont(host: int, signo: int = 0) -> None:
+        if host == 1003:
+            raise Gone(host)
+        calls.resumed.append(host)
+
+    monkeypatch.setattr(pt, "cont", cont)
+    engine, leader = engine_of(world)
+    engine.serve_stop(1003, _TRAP_STOP)
+    clone(engine, leader)
+    assert calls.resumed == [1002] and 1003 in engine.tracees
