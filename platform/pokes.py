@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING
 
 from trapline.platform.tracee import Tracee
 from trapline.sentry.kernel.signal_send import deliverable, poke_number
-from trapline.sentry.kernel.signals import SI_QUEUE
+from trapline.sentry.kernel.signals import SI_QUEUE, SI_TKILL, SI_USER, SIGCONT, SIGPIPE, SIGXFSZ
 
 if TYPE_CHECKING:
     from trapline.platform.engine import Engine
 
 #: Marks the host signals that are only pokes. Guests cannot forge it: rt_sigqueueinfo is the sentry's.
 COOKIE = 0x7472_6170_6C69_6E65 ^ os.getpid() << 40 & (1 << 63) - 1
-_CODE = struct.Struct("<8xi")
+_HEAD = struct.Struct("<i4xi4xi").unpack_from
 _COOKIE = struct.pack("<Q", COOKIE)
+_KILL, _TKILL, _TGKILL = 62, 200, 234
+_NOT_BY_ITSELF = (SIGPIPE, SIGCONT, SIGXFSZ)
 _RT_TGSIGQUEUEINFO, _RT_SIGQUEUEINFO = 297, 129
 _libc = ctypes.CDLL(None, use_errno=True)
 _syscall = _libc.syscall
@@ -40,9 +42,33 @@ def poke_group(host_group: int, signo: int) -> None:
     _syscall(_RT_SIGQUEUEINFO, host_group, signo, _token(signo))
 
 
-def is_poke(raw: bytes) -> bool:
+def is_poke(raw: bytes, t: Tracee) -> bool:
     """Whether a siginfo_t is that of a poke."""
-    return _CODE.unpack_from(raw)[0] == SI_QUEUE and raw[24:32] == _COOKIE
+    signo, code, pid = _HEAD(raw)
+    if code == SI_QUEUE:
+        return raw[24:32] == _COOKIE
+    if t.self_sent and signo == t.self_sent and code in (SI_USER, SI_TKILL) and t.task and pid == t.task.tgid:
+        t.self_sent = 0
+        return True
+    return False
+
+
+def pokes_itself(t: Tracee, nr: int, args: tuple[int, ...], signo: int, alone: bool) -> bool:
+    """Whether the call of this thread, executed by the host, is the poke that it needs: a kill(2) or its like of
+    the thread itself. The signal is in the kernel's queue by then, and what the host makes only stands for it.
+
+    Why: a poke wakes a thread that waits in a notification for nothing (it waits again, for deadly signals only),
+    which costs 10 us of a signal to oneself. Not SIGPIPE and SIGXFSZ, which the host makes with the same
+    siginfo (SEND_SIG_NOINFO), nor SIGCONT, which takes effect when it is sent.
+    """
+    assert t.task is not None
+    if signo in _NOT_BY_ITSELF:
+        return False
+    if nr == _KILL:
+        return alone and args[0] == t.task.tgid and args[1] == signo
+    if nr == _TGKILL:
+        return args[0] == t.task.tgid and args[1] == t.tid and args[2] == signo
+    return nr == _TKILL and args[0] == t.tid and args[1] == signo
 
 
 def poke_again(e: Engine, t: Tracee) -> None:

@@ -12,8 +12,7 @@ import os
 import struct
 from typing import Any, Protocol
 
-from ptrace.binding import linux_struct
-from ptrace.binding.func import (
+from trapline.platform.ptrace_binding import (
     PTRACE_CONT,
     PTRACE_GETEVENTMSG,
     PTRACE_GETREGS,
@@ -26,8 +25,8 @@ from ptrace.binding.func import (
     PTRACE_SETREGS,
     PTRACE_SETSIGINFO,
     PTRACE_SYSCALL,
+    linux_struct,
 )
-
 from trapline.sentry.protocol import Gone
 
 

@@ -26,12 +26,13 @@ def delivery_stop(e: Engine, t: Tracee, signo: int) -> None:
     task = t.task
     assert task is not None
     kernel = e.kernel
-    if not is_poke(raw):
+    poked = is_poke(raw, t)
+    if not poked:
         host_signal(kernel, task, unpack_siginfo(raw))
     if t.reissue is not None:
         # Between the choice of a wait and the host's reaping: a handler that ran now, and perhaps never came
         # back, would lose the zombie. The signal stays in its queue until the call is done.
-        if not is_poke(raw):
+        if not poked:
             e.watch.ignored(t, raw)
         e.regs.load(t.host)
         t.repoke = True
@@ -54,7 +55,7 @@ def delivery_stop(e: Engine, t: Tracee, signo: int) -> None:
     if delivery is None:
         if not changed and not (t.after_stop and signo == SIGCONT):
             stop_calls.hide_interruption(e, t)
-        if not is_poke(raw):
+        if not poked:
             e.watch.ignored(t, raw)
         t.after_stop = False
         e.resume(t)

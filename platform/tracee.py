@@ -25,6 +25,7 @@ class Tracee:
         "reissue",
         "repoke",
         "saved",
+        "self_sent",
         "task",
         "tid",
         "trap_all",
@@ -40,6 +41,7 @@ class Tracee:
         self.args: tuple[int, ...] = ()
         self.parked = False  # it waits in pause(2) in place of its call
         self.reissue: Execute | None = None  # at its next entry stop, have the host execute this
+        self.self_sent = 0  # the signal whose poke is its own kill, executed by the host (pokes.py)
         self.repoke = False  # a signal was put off until the call in flight is done
         self.execute: Execute | None = None  # the host executes this now
         self.saved: tuple[int, ...] | None = None  # orig_rax and argument registers to put back

@@ -36,7 +36,7 @@ AT_FDCWD = -100
 #: Calls of class notify that may leave the answer to the host, of which the dispatcher does not hear.
 _HOST_ANSWERS = words(
     "setpgid setsid prctl seccomp prlimit64 setrlimit getrlimit rt_sigaction rt_sigprocmask ptrace "
-    "setuid setreuid setresuid"
+    "setuid setreuid setresuid rt_sigreturn"
 )
 #: Calls that the sentry alone answers, whatever their arguments.
 BY_DISPATCHER = frozenset(

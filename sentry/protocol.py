@@ -43,7 +43,7 @@ class Platform(Protocol):
         """A blocked call goes on by the host's executing it; the result comes by Dispatcher.executed."""
 
     def stack_pointer(self, tid: int) -> int:
-        """rsp of a task that stands at a stop."""
+        """rsp of the task whose call is being entered; nobody else's."""
 
     # -- signals
     def poke(self, tid: int, signo: int) -> None:

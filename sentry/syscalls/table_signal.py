@@ -11,7 +11,7 @@ ROWS = (
         13, "rt_sigaction", "int sig, const struct sigaction *act, struct sigaction *oact, size_t sigsetsize"
     ),
     notify(14, "rt_sigprocmask", "int how, sigset_t *nset, sigset_t *oset, size_t sigsetsize"),
-    stop(15, "rt_sigreturn"),
+    notify(15, "rt_sigreturn"),
     # A stop, not a notification: parked tasks wait in it. The kernel filters a number that was changed at a
     # stop once more, and lets a trace pass then, but would notify.
     stop(34, "pause"),

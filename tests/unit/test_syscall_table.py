@@ -36,9 +36,9 @@ NOTIFY = """
     timer_getoverrun timer_delete timerfd_settime timerfd_gettime kill tkill tgkill rt_sigqueueinfo
     rt_tgsigqueueinfo pidfd_send_signal rt_sigaction rt_sigprocmask rt_sigpending
     setpgid getpgid getpgrp sched_setaffinity setsid getsid seccomp prctl prlimit64 setrlimit getrlimit ptrace
-    setuid setreuid setresuid
+    setuid setreuid setresuid rt_sigreturn
 """
-STOP = "rt_sigreturn pause nanosleep clock_nanosleep rt_sigtimedwait wait4 waitid clone3 vfork clone"
+STOP = "pause nanosleep clock_nanosleep rt_sigtimedwait wait4 waitid clone3 vfork clone"
 WRAP = "rt_sigsuspend ppoll pselect6 epoll_pwait epoll_pwait2"
 REFUSE = """
     unshare setns bpf perf_event_open kexec_load kexec_file_load init_module finit_module
