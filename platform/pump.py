@@ -46,6 +46,7 @@ class Pump:
         self.on_user_signal: Callable[[int], None] = lambda number: None
         #: When the batch began, host ns, and the watchdog's clock, which runs from then until the loop waits.
         self.began = 0
+        self._end = 0  # of the batch, host ns
         self.arm: Callable[[], object] = lambda: None
         self.disarm: Callable[[], object] = lambda: None
         #: Async work beside the guests that has not begun yet, and where it runs once we are in trio.
@@ -169,13 +170,13 @@ class Pump:
         """
         poll, serve, engine = self._poller.poll, self._serve, self.engine
         sources = engine.sources
-        end = 0
+        self._end = 0
         self.batches += 1
         while not self.done:
             events = poll(0 if self.more_stops else timeout, 8)
-            if not end:
+            if not self._end:
                 self.began = time.monotonic_ns()
-                end = self.began + BATCH_NS
+                self._end = self.began + BATCH_NS
                 self.arm()
             if self.more_stops:
                 self._walk()
@@ -192,8 +193,13 @@ class Pump:
             while engine.held_back:
                 engine.serve_notification()
             timeout = LINGER if sources.unsure or self._spawned else None
-            if time.monotonic_ns() > end:
+            if time.monotonic_ns() > self._end:
                 return
+
+    def rest(self) -> None:
+        """Nothing is in progress: the batch begins anew with the next event, and its watchdog too."""
+        self.disarm()
+        self._end = 0
 
     def close(self) -> None:
         """Close the poller."""

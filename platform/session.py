@@ -123,6 +123,7 @@ class Session:
             return None
         watchdog = Watchdog(self.options.watchdog, self._stuck, lambda: self.pump.began)
         self.pump.arm, self.pump.disarm = watchdog.arm, watchdog.disarm
+        watchdog.idle = self.pump.rest
         return watchdog
 
     def _stuck(self, line: str, stack: str, first: bool) -> None:

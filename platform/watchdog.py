@@ -2,8 +2,8 @@
 
 The kernel is one thread, so what notices must come from outside of it: the host's ITIMER_REAL, whose SIGALRM
 Python serves between two bytecodes and when a blocking call is interrupted, on the stack of whatever is stuck.
-It is armed when a batch begins and disarmed before the loop waits, so nothing ticks while nothing runs; two
-setitimer(2) are 0.8 us a batch, and no call pays anything.
+It is armed when a batch begins and disarmed when it ends, or by the one tick that finds the loop waiting within it, so
+nothing ticks while nothing runs; two setitimer(2) are 0.8 us a batch, and no call pays anything.
 
 There is no clock in the path of a call either. A tick looks for the dispatcher's frame on the stack: the same
 frame object at the next tick is the same call. Each tick counts for at most the time between two ticks, less
@@ -42,6 +42,8 @@ class Watchdog:
         self._limit_ns = round(limit * _NS)
         self._say = say
         self._began = began
+        #: Told when a tick finds nothing in progress: the loop may be waiting, and must not be woken again.
+        self.idle: Callable[[], None] = lambda: None
         self._before = signal.signal(signal.SIGALRM, self._tick)
         self.arm: Callable[[], object] = partial(
             signal.setitimer, signal.ITIMER_REAL, self._period, self._period
@@ -67,6 +69,8 @@ class Watchdog:
             os.kill(os.getpid(), signal.SIGALRM)
             return
         frame = _in_progress(interrupted)
+        if frame is None:
+            self.idle()
         if frame is None or frame is not self._frame:
             self._frame, self._ran, self._worth = frame, 0, self._limit_ns
         else:
