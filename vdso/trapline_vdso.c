@@ -215,7 +215,8 @@ EXPORT int __vdso_gettimeofday(struct timeval *tv, void *tz)
 	struct timespec ts;
 	u32 mode = parameter_page.mode;
 
-	if (mode == MODE_HOST)
+	/* The time zone is the sandbox's own, not the host's. */
+	if (mode == MODE_HOST && !tz)
 		return HOST(HOST_GETTIMEOFDAY, gettimeofday_fn)(tv, tz);
 	if (mode != MODE_TABLE || tz || !tv || table_gettime(0, &ts))
 		return real_gettimeofday(tv, tz);
