@@ -17,7 +17,7 @@ from trapline.platform import pokes, stop_calls, stop_signals, stop_tasks, unann
 from trapline.platform import ptrace_calls as pt
 from trapline.platform.host_services import HostServices
 from trapline.platform.stop_sources import StopSources
-from trapline.platform.tracee import Tracee
+from trapline.platform.tracee import WATCHED, Tracee
 from trapline.platform.watch import NOBODY, Watch
 from trapline.sentry.kernel.block import Execute
 from trapline.sentry.kernel.signal_deliver import host_signal
@@ -27,6 +27,7 @@ from trapline.sentry.protocol import Gone, Memory
 if TYPE_CHECKING:
     from trapline.platform.core_dump import CoreDumper
     from trapline.platform.vdso_setup import VdsoSetup
+    from trapline.platform.wall_clock import WallClock
     from trapline.sentry.kernel.kernel import Kernel
     from trapline.sentry.syscalls.dispatch import Dispatcher
 
@@ -69,6 +70,8 @@ class Engine(HostServices):
         self.hide_vdso: Callable[[Tracee], None] = lambda t: None
         #: Called at every call's entry (True) and exit of a task under trap_all; its registers can be read.
         self.on_trap: Callable[[Tracee, bool], None] = lambda t, entering: None
+        #: Once the sandbox has moved its wall clock.
+        self.wall: WallClock | None = None
         #: Who looks at the tasks (a live strace).
         self.watch: Watch = NOBODY
         #: Writes core files, where that is asked for.
@@ -99,18 +102,22 @@ class Engine(HostServices):
         else:
             pt.cont(t.host, signo)
 
-    def set_trap_all(self, tid: int, on: bool) -> None:
-        """Stop a running task at every call, entry and exit, or no longer; `on_trap` sees the stops.
+    def set_trap_all(self, tid: int, on: bool, reason: int = WATCHED) -> None:
+        """Stop a running task at every call, entry and exit, or no longer for this reason; `on_trap` sees the
+        stops of those who are watched.
 
         The filter cannot be changed once it is installed, so this is how a live strace, fault injection or a
         moved wall clock see the calls that are the host's. Children inherit it. Gone.
         """
         t = self.find(tid)
-        if t.trap_all == on:
-            return
-        t.trap_all = on
+        before, t.trap_all = t.trap_all, t.trap_all | reason if on else t.trap_all & ~reason
+        if bool(before) != bool(t.trap_all):
+            self.interrupt(t)  # it goes on in the other way
+
+    def interrupt(self, t: Tracee) -> None:
+        """Bring a running task to an event stop, of which it sees nothing. Gone."""
         if not t.listening:
-            pt.call(pt.PTRACE_INTERRUPT, t.host)  # it goes on in the other way
+            pt.call(pt.PTRACE_INTERRUPT, t.host)
 
     # -- stops
     def serve_stops(self, limit: int, named: tuple[int, ...] = ()) -> int:
@@ -233,6 +240,21 @@ class Engine(HostServices):
 
     def stack_pointer(self, tid: int) -> int:
         return self.regs.r.rsp  # its call came by a stop, where they were loaded
+
+    # -- Platform: a wall clock of the sandbox's own
+    def wall_clock_moved(self, span: int) -> None:
+        if self.wall is None:
+            from trapline.platform.wall_clock import WallClock
+
+            self.wall = WallClock(self)
+        self.wall.moved(span)
+
+    def timerfd_gettime(self, fd: int) -> tuple[int, int]:
+        setting = self.wall.timerfds.setting(fd) if self.wall is not None else None
+        return super().timerfd_gettime(fd) if setting is None else setting
+
+    def timerfd_uncancel(self, fd: int) -> bool:
+        return self.wall is not None and self.wall.timerfds.uncancel(fd)
 
     # -- Platform: signals
     def poke(self, tid: int, signo: int) -> None:

@@ -25,6 +25,7 @@ _timerfd_gettime.argtypes = [ctypes.c_int, ctypes.c_void_p]
 _SYS_PIDFD_OPEN, _SYS_PIDFD_GETFD, _SYS_SCHED_GETAFFINITY = 434, 438, 204
 TFD_ABSTIME, TFD_CANCEL_ON_SET = 1, 2
 _NS = 1_000_000_000
+_TIMEX_SIZE = 208
 _spec = ctypes.create_string_buffer(32)
 _spec_at = ctypes.addressof(_spec)
 
@@ -68,6 +69,13 @@ class HostServices:
 
     def host_clock_resolution(self, clock_id: int) -> int:
         return round(time.clock_getres(clock_id) * _NS)
+
+    def host_adjtimex(self) -> tuple[int, bytes]:
+        timex = ctypes.create_string_buffer(_TIMEX_SIZE)
+        state = _libc.adjtimex(timex)
+        if state < 0:
+            raise _fail("adjtimex")
+        return state, timex.raw
 
     def set_alarm(self, clock_id: int, when: int) -> None:
         """REALTIME's is cancelled by a step of the host's clock, so that deadlines are looked at anew."""

@@ -19,17 +19,19 @@ from typing import TYPE_CHECKING
 
 from trapline.platform import ptrace_calls as pt
 from trapline.platform.pokes import poke_again
-from trapline.platform.tracee import Tracee
+from trapline.platform.tracee import WALL_CLOCK, WATCHED, Tracee
 from trapline.sentry.kernel.block import Execute, Reply
 from trapline.sentry.kernel.signal_deliver import no_handler_ran
 from trapline.sentry.syscalls import table
 from trapline.sentry.syscalls.sys_process import Clone
+from trapline.sentry.syscalls.wall_deadlines import FUTEX, futex_waits_until
 
 if TYPE_CHECKING:
     from trapline.platform.engine import Engine
 
 PAUSE, FORK, VFORK, CLONE = 34, 57, 58, 56
-ERESTARTSYS, ERESTARTNOINTR = 512, 513
+EINTR = 4
+ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND, ERESTART_RESTARTBLOCK = 512, 513, 514, 516
 #: Calls that arrive by notification whatever their arguments.
 NOTIFIED = frozenset(row.nr for row in table.TABLE if row.default is table.Class.NOTIFY and not row.when)
 RESTARTS = frozenset({-512, -513, -514, -516})
@@ -130,14 +132,44 @@ def put_back(e: Engine, saved: tuple[int, ...]) -> None:
     _, regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8 = saved
 
 
+def _trapped(e: Engine, t: Tracee) -> None:
+    """Entry or exit of a call under trap_all."""
+    entering = pt.at_entry(t.host)
+    wall = e.wall if t.trap_all & WALL_CLOCK else None
+    if wall is not None and not entering and wall.leaving(t):
+        pt.at_entry(t.host)  # who watches sees the result that the guest gets
+    if t.trap_all & WATCHED:
+        e.on_trap(t, entering)
+    if entering:
+        if wall is not None:
+            wall.entering(t)
+    elif pt.last_result() in (-EINTR, -ERESTART_RESTARTBLOCK):
+        _hide_at_exit(e, t)
+
+
+def _hide_at_exit(e: Engine, t: Tracee) -> None:
+    """A call was interrupted, and the task stands at its exit. Whether a handler is to run is not known yet, so
+    the host is left to choose between EINTR and issuing the call again.
+
+    What goes wrong otherwise: there may be no other stop at which to hide it. An interrupt of ours that comes
+    together with this stop is dropped by the host (ptrace_stop), and another thread may take the ignored signal
+    of the process that woke this one.
+    """
+    regs = e.regs.load(t.host)
+    if pt.signed(regs.rax) == -EINTR and pt.signed(regs.orig_rax) in LEAKS_EINTR:
+        regs.rax = -ERESTARTNOHAND & pt.U64
+        e.regs.store(t.host)
+    reissue_absolute_wait(e, t)
+
+
 def exit_stop(e: Engine, t: Tracee) -> None:
     """The exit of a call that the host executed for the sentry (or of any call, under trap_all)."""
     if t.execute is None:
         if t.trap_all:
-            e.on_trap(t, pt.at_entry(t.host))
+            _trapped(e, t)
         e.resume(t)
         return
-    if t.trap_all:
+    if t.trap_all & WATCHED:
         e.on_trap(t, False)
     request, saved = t.execute, t.saved
     t.execute = t.saved = None
@@ -218,7 +250,11 @@ def interrupted(e: Engine, t: Tracee) -> None:
         e.regs.store(t.host)
     elif t.parked and t.reissue is not None:
         begin_reissue(e, t)
-    elif not t.after_stop:
+    elif t.trap_all & WALL_CLOCK and e.wall is not None and e.wall.read_ended(t):
+        pass
+    elif t.after_stop:
+        _after_group_stop(e, t)
+    else:
         hide_interruption(e, t)
     e.resume(t)
 
@@ -249,11 +285,35 @@ def issue_after_handler(e: Engine) -> bool:
     return True
 
 
+def _after_group_stop(e: Engine, t: Tracee) -> None:
+    """What these calls return when a stop was in between is EINTR, also where `_hide_at_exit` thought of a
+    restart (the registers are loaded)."""
+    regs = e.regs.r
+    if pt.signed(regs.rax) == -ERESTARTNOHAND and pt.signed(regs.orig_rax) in LEAKS_EINTR:
+        regs.rax = -EINTR & pt.U64
+        e.regs.store(t.host)
+    reissue_absolute_wait(e, t)
+
+
+def reissue_absolute_wait(e: Engine, t: Tracee) -> None:
+    """Have a futex wait with a REALTIME deadline that was interrupted (the registers are loaded) issued again
+    as it stands, not by restart_syscall.
+
+    What goes wrong otherwise: restart_syscall waits for the host's time that the host remembers, and nobody
+    can tell what it stands for when the sandbox moves its clock. A handler makes it EINTR in either case.
+    """
+    regs = e.regs.r
+    if pt.signed(regs.rax) == -ERESTART_RESTARTBLOCK and regs.orig_rax == FUTEX and futex_waits_until(regs.rsi):
+        regs.rax = -ERESTARTNOHAND & pt.U64
+        e.regs.store(t.host)
+
+
 def hide_interruption(e: Engine, t: Tracee) -> None:
     """Issue a call again that returned EINTR though no handler runs (the registers are loaded)."""
+    reissue_absolute_wait(e, t)
     regs = e.regs.r
     nr = pt.signed(regs.orig_rax)
-    if nr >= 0 and pt.signed(regs.rax) == -4 and nr in LEAKS_EINTR:
+    if nr >= 0 and pt.signed(regs.rax) == -EINTR and nr in LEAKS_EINTR:
         regs.rax = nr
         regs.rip -= 2
         regs.orig_rax = pt.U64

@@ -6,6 +6,9 @@ from trapline.platform.guest_memory import GuestMemory
 from trapline.sentry.kernel.block import Execute
 from trapline.sentry.kernel.state import Task
 
+#: Why a task stops at every call: somebody looks on, or the sandbox has moved its wall clock.
+WATCHED, WALL_CLOCK = 1, 2
+
 
 class Tracee:
     """One traced thread. `host` is its id as the sentry sees it, `tid` as the sandbox does."""
@@ -49,4 +52,4 @@ class Tracee:
         self.holder: Tracee | None = None  # and the other way round
         self.after_stop = False  # its stop has ended, the SIGCONT that ended it may still come
         self.listening = False  # in a group stop, by PTRACE_LISTEN
-        self.trap_all = False  # stops at every call
+        self.trap_all = 0  # stops at every call, for these reasons

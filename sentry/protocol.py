@@ -75,6 +75,13 @@ class Platform(Protocol):
         When it expires the sentry calls `Kernel.timers_expired()`.
         """
 
+    def host_adjtimex(self) -> tuple[int, bytes]:
+        """adjtimex(2) with no modes: (its result, struct timex)."""
+
+    def wall_clock_moved(self, span: int) -> None:
+        """The sandbox's REALTIME was stepped against the host's, `span` host ns forward: absolute REALTIME
+        timerfds and waits that are the host's follow, and those with TFD_TIMER_CANCEL_ON_SET are cancelled."""
+
     def thread_cpu_ns(self, tid: int) -> int:
         """User and system time of one thread, ns."""
 
@@ -116,6 +123,10 @@ class Platform(Protocol):
 
     def timerfd_gettime(self, fd: int) -> tuple[int, int]:
         """timerfd_gettime(2): (remaining, interval), host ns. OSError."""
+
+    def timerfd_uncancel(self, fd: int) -> bool:
+        """Whether this timerfd (by a duplicate) was cancelled by a step and nobody has been told yet; from now
+        on it is not."""
 
     # -- ids
     def credentials(self, tid: int) -> tuple[tuple[int, int, int], int]:

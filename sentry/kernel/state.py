@@ -158,6 +158,8 @@ class ClockState(msgspec.Struct):
     realtime_start: int = 0  # at another rate: sandbox REALTIME at monotonic_base
     boot_realtime: int = 0  # sandbox REALTIME when its MONOTONIC was 0 (btime of proc(5)); 0: not known yet
     timezone: tuple[int, int] = (0, 0)  # struct timezone of settimeofday(2)
+    tai_delta: int = 0  # what ADJ_TAI made of the host's TAI offset, ns more than it
+    ntp: dict[str, int] = {}  # what adjtimex(2) says otherwise than the host (see syscalls/sys_adjtimex.py)
 
 
 class KernelState(msgspec.Struct):

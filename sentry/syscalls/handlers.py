@@ -14,6 +14,7 @@ FAMILIES = (
     "sys_process",
     "sys_affinity",
     "sys_time",
+    "sys_adjtimex",
     "sys_sleep",
     "sys_itimer",
     "sys_posix_timer",

@@ -1,4 +1,4 @@
-"""Reading and setting clocks: clock_gettime(2), clock_getres(2), gettimeofday(2), time(2), adjtimex(2).
+"""Reading and setting clocks: clock_gettime(2), clock_getres(2), gettimeofday(2), time(2), settimeofday(2).
 
 The order of errors is that of Linux kernel/time/posix-timers.c and time.c. Guests mostly read clocks by the
 vDSO; what comes here is what it leaves to a call, and raw calls.
@@ -36,10 +36,15 @@ _ZONE = struct.Struct("<ii")
 _ZONE_LIMIT = 15 * 60  # minutes
 
 
-def _may_set(kernel: Kernel, task: Task) -> None:
-    """The guest's own capability decides: the host's clock is never touched."""
-    if not kernel.platform.credentials(task.tid)[1] >> CAP_SYS_TIME & 1:
-        raise OSError(errno.EPERM, "CAP_SYS_TIME")
+def may_set(kernel: Kernel, task: Task) -> None:
+    """Root of the sandbox may set its clock, as root does natively. OSError(EPERM).
+
+    The host's clock is never touched, so the host's capability is not asked for: no guest has it. A root that
+    has given up all its capabilities has given up this one with them.
+    """
+    (_, effective, _), capabilities = kernel.platform.credentials(task.tid)
+    if not capabilities >> CAP_SYS_TIME & 1 and (effective != 0 or not capabilities):
+        raise OSError(errno.EPERM, "not root of the sandbox")
 
 
 def read_clock(kernel: Kernel, task: Task, clock_id: int) -> int:
@@ -78,13 +83,13 @@ def clock_getres(kernel: Kernel, task: Task, clock_id: int, address: int) -> int
 def _set_realtime(kernel: Kernel, task: Task, time: int) -> None:
     if time >= SETTABLE_SECONDS * NSEC:
         raise OSError(errno.EINVAL, "too late")
-    _may_set(kernel, task)
+    may_set(kernel, task)
     kernel.keeper.set_realtime(time)
 
 
 @handler("clock_settime")
 def clock_settime(kernel: Kernel, task: Task, clock_id: int, address: int) -> int:
-    """clock_settime(2), of this sandbox's REALTIME. EINVAL, EFAULT, EPERM without CAP_SYS_TIME."""
+    """clock_settime(2), of this sandbox's REALTIME. EINVAL, EFAULT, EPERM for others than root."""
     if clock_id == REALTIME:
         _set_realtime(kernel, task, read_timespec(kernel.memory(task), address))
         return 0
@@ -116,15 +121,15 @@ def settimeofday(kernel: Kernel, task: Task, time: int, zone: int) -> int:
     wanted = 0
     if time:
         seconds, microseconds = read_timeval(memory, time)
-        if not 0 <= microseconds <= USEC:
+        if not 0 <= microseconds < USEC:
             raise OSError(errno.EINVAL, "not a valid time")
         wanted = seconds * NSEC + microseconds * 1000
     minutes = dst = 0
     if zone:
         minutes, dst = _ZONE.unpack(memory.read(zone, _ZONE.size))
-    if time and (microseconds == USEC or not 0 <= seconds < SETTABLE_SECONDS):
+    if time and not 0 <= seconds < SETTABLE_SECONDS:
         raise OSError(errno.EINVAL, "not a valid time")
-    _may_set(kernel, task)
+    may_set(kernel, task)
     if zone:
         if abs(minutes) > _ZONE_LIMIT:
             raise OSError(errno.EINVAL, "time zone")
@@ -141,55 +146,3 @@ def time_(kernel: Kernel, task: Task, address: int) -> int:
     if address:
         kernel.memory(task).write(address, struct.pack("<q", seconds))
     return seconds
-
-
-# -- struct timex (include/uapi/linux/timex.h)
-_TIMEX_SIZE = 208
-_TIMEX = struct.Struct("<Iiqqqqiiqqqqqqqqqiiqqqqqi")
-_ADJ_SETOFFSET, _ADJ_NANO, _ADJ_OFFSET_SS_READ = 0x0100, 0x2000, 0xA001
-_STA_UNSYNC = 0x0040
-_TIME_ERROR = 5
-_UNKNOWN_US = 16_000_000  # what Linux says of the error of a clock that nothing disciplines
-_TOLERANCE = 500 << 16  # ppm, scaled
-_TICK_US = 10_000
-
-
-@handler("clock_adjtime")
-def clock_adjtime(kernel: Kernel, task: Task, clock_id: int, address: int) -> int:
-    """clock_adjtime(2): reading, and ADJ_SETOFFSET of this sandbox's REALTIME with CAP_SYS_TIME.
-
-    Other changes are EPERM: the host's clock is not slewed for a guest. The answer is that of a clock which
-    nothing disciplines (TIME_ERROR). EFAULT, EINVAL, EOPNOTSUPP.
-    """
-    memory = kernel.memory(task)
-    raw = memory.read(address, _TIMEX_SIZE)
-    if clock_id != REALTIME:
-        if not clock_ids.is_known(clock_id) or clock_ids.is_descriptor(clock_id):
-            raise OSError(errno.EINVAL, "clock")
-        raise OSError(errno.EOPNOTSUPP, "clock")
-    fields = _TIMEX.unpack_from(raw)
-    modes = fields[0]
-    status = _STA_UNSYNC
-    if modes not in (0, _ADJ_OFFSET_SS_READ):
-        _may_set(kernel, task)
-        if modes & ~_ADJ_NANO != _ADJ_SETOFFSET:
-            raise OSError(errno.EPERM, "the host's clock is not adjusted")
-        fraction, limit = fields[12], NSEC if modes & _ADJ_NANO else USEC
-        if not 0 <= fraction < limit:
-            raise OSError(errno.EINVAL, "fraction")
-        offset = fields[11] * NSEC + fraction * (NSEC // limit)
-        kernel.keeper.set_realtime(kernel.keeper.now(REALTIME) + offset)
-    seconds, nanoseconds = divmod(kernel.keeper.now(REALTIME), NSEC)
-    fraction = nanoseconds // 1000
-    answer = _TIMEX.pack(
-        modes, 0, 0, 0, _UNKNOWN_US, _UNKNOWN_US, status, 0, 2, 1, _TOLERANCE, seconds, fraction,
-        _TICK_US, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, kernel.keeper.tai_offset() // NSEC,
-    )  # fmt: skip
-    memory.write(address, answer.ljust(_TIMEX_SIZE, b"\0"))
-    return _TIME_ERROR
-
-
-@handler("adjtimex")
-def adjtimex(kernel: Kernel, task: Task, address: int) -> int:
-    """adjtimex(2): clock_adjtime of REALTIME."""
-    return clock_adjtime(kernel, task, REALTIME, address)

@@ -1,7 +1,8 @@
 """timerfd_settime(2), timerfd_gettime(2) (Linux fs/timerfd.c).
 
 A guest's timerfd is a real one, so that read, poll and epoll on it need no trap. Only its setting is the
-sentry's: times are converted to the host's clocks and set by a duplicate of the descriptor.
+sentry's: times are converted to the host's clocks and set by a duplicate of the descriptor. When the sandbox
+moves its wall clock, the platform moves those that are absolute on REALTIME (Platform.wall_clock_moved).
 """
 
 from __future__ import annotations
@@ -46,7 +47,11 @@ def timerfd_settime(kernel: Kernel, task: Task, fd: int, flags: int, new: int, o
             value = keeper.to_host_clock(_clock_of(kernel, task, fd), value)
         else:
             value = keeper.span_to_host(value)
+        cancelled = kernel.platform.timerfd_uncancel(duplicate)
         kernel.platform.timerfd_settime(duplicate, flags, value, keeper.span_to_host(interval))
+        if cancelled and value and flags == TFD_TIMER_ABSTIME | TFD_TIMER_CANCEL_ON_SET:
+            # Nobody has been told of the step: it is told here, and the timer is set all the same.
+            raise OSError(errno.ECANCELED, "the clock was set")
     finally:
         kernel.platform.close_descriptor(duplicate)
     if old:

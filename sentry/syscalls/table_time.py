@@ -13,7 +13,7 @@ ROWS = (
     native(
         100, "times", "struct tms *tbuf", "the value returned counts from the host's start", Support.PARTIAL
     ),
-    notify(159, "adjtimex", "struct timex *txc_p", "as clock_adjtime", Support.PARTIAL),
+    notify(159, "adjtimex", "struct timex *txc_p", "of this sandbox only; steps, no slewing", Support.PARTIAL),
     notify(164, "settimeofday", "struct timeval *tv, struct timezone *tz", "of this sandbox only"),
     notify(201, "time", "time_t *tloc"),
     notify(
@@ -56,7 +56,7 @@ ROWS = (
         305,
         "clock_adjtime",
         "clockid_t which_clock, struct timex *utx",
-        "offsets, no slewing",
+        "of this sandbox only; steps, no slewing",
         Support.PARTIAL,
     ),
 )

@@ -42,7 +42,8 @@ Entry = tuple[int, int, int, int]  # kind, source, first, second
 class PageValues(msgspec.Struct, frozen=True):
     """What the clocks are, all in ns. The default: the host's clocks as they are.
 
-    With rate 1, a clock is the host's plus (start - base), and REALTIME the host's plus `realtime_delta`.
+    With rate 1, a clock is the host's plus (start - base), REALTIME the host's plus `realtime_delta`,
+    and TAI the host's plus both deltas.
     With another rate, a clock is start + (host - base) * rate, and REALTIME is computed from the host's
     MONOTONIC, so that steps of the host's wall clock do not show: `realtime_start` is its value when the
     host's MONOTONIC was `monotonic_base`.
@@ -57,6 +58,7 @@ class PageValues(msgspec.Struct, frozen=True):
     raw_start: int = 0
     raw_base: int = 0
     realtime_delta: int = 0
+    tai_delta: int = 0
     realtime_start: int = 0
     resolution: int = 1
     coarse_resolution: int = 4_000_000
@@ -77,7 +79,8 @@ def table(values: PageValues) -> list[Entry]:
     entries: list[Entry] = [(KIND_CALL, 0, 0, 0)] * CLOCKS
     if num == den:
         deltas = {clock: start - base for clock, (start, base) in pairs.items()}
-        deltas |= dict.fromkeys((REALTIME, REALTIME_COARSE, TAI), values.realtime_delta)
+        deltas |= dict.fromkeys((REALTIME, REALTIME_COARSE), values.realtime_delta)
+        deltas[TAI] = values.realtime_delta + values.tai_delta
         for clock, delta in deltas.items():
             entries[clock] = (KIND_DELTA, clock, *divmod(delta, NSEC)) if delta else (KIND_HOST, clock, 0, 0)
         return entries

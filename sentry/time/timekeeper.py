@@ -96,8 +96,9 @@ class Timekeeper:
         return start + self._scaled(host - self.state.monotonic_base)
 
     def tai_offset(self) -> int:
-        """TAI less REALTIME, ns: whole seconds, the host's."""
-        return round((self._platform.host_clock(TAI) - self._platform.host_realtime()) / NSEC) * NSEC
+        """TAI less REALTIME, ns: whole seconds, the host's unless ADJ_TAI changed it."""
+        host = round((self._platform.host_clock(TAI) - self._platform.host_realtime()) / NSEC) * NSEC
+        return host + self.state.tai_delta
 
     def host_now(self, clock_id: int) -> int:
         """The host's MONOTONIC or REALTIME."""
@@ -171,15 +172,33 @@ class Timekeeper:
     def set_realtime(self, value: int) -> None:
         """clock_settime(2) on REALTIME, of this sandbox only. OSError(EINVAL) for a time before its start
         (Linux do_settimeofday64: REALTIME is never less than MONOTONIC)."""
-        if value < self.now(MONOTONIC):
+        self.move_realtime(value - self.now(REALTIME))
+
+    def move_realtime(self, moved: int) -> None:
+        """Step REALTIME of this sandbox by `moved` ns. When this returns, everything that hangs on it has
+        followed: the page, the sentry's timers, and what guests have in the host. OSError(EINVAL)."""
+        state = self.state
+        if self.now(REALTIME) + moved < self.now(MONOTONIC):
             raise OSError(errno.EINVAL, "before the start of MONOTONIC")
-        moved = value - self.now(REALTIME)
-        self.state.boot_realtime += moved
+        state.boot_realtime += moved
         if self.native_rate:
-            self.state.realtime_delta += moved
+            state.realtime_delta += moved
         else:
-            self.state.realtime_start += moved
+            state.realtime_start += moved
+        # Linux ntp_clear: a clock that was set is synchronised with nothing, and nobody knows how wrong it is.
+        state.ntp["unsync"] = 1
+        for name in ("maxerror", "maxerror_since", "esterror"):
+            state.ntp.pop(name, None)
         self._changed()
+        if moved:
+            self._platform.wall_clock_moved(moved * state.rate_den // state.rate_num)
+
+    def set_tai_offset(self, seconds: int) -> None:
+        """ADJ_TAI of adjtimex(2), of this sandbox only."""
+        moved = seconds * NSEC - self.tai_offset()
+        if moved:
+            self.state.tai_delta += moved
+            self._changed()
 
     def host_clock_stepped(self) -> None:
         """The host's REALTIME was set. At rate 1 the sandbox's moved with it."""
@@ -216,6 +235,7 @@ class Timekeeper:
             raw_start=s.monotonic_start,
             raw_base=raw_base,
             realtime_delta=s.realtime_delta,
+            tai_delta=s.tai_delta,
             realtime_start=s.realtime_start,
             resolution=resolution(MONOTONIC),
             coarse_resolution=resolution(MONOTONIC_COARSE),

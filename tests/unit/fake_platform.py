@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import struct
 
 from trapline.sentry.kernel.block import Execute
 from trapline.sentry.protocol import Gone
@@ -63,6 +64,11 @@ class FakePlatform:
         self.affinity: dict[int, list[int]] = {}
         self.sp = 0x2000
         self.fdinfo: dict[tuple[int, int], str] = {}
+        self.wall_moves: list[int] = []
+        # As Linux has it when nothing disciplines the clock: TIME_ERROR, STA_UNSYNC.
+        fields = (0, 0, 0, 16_000_000, 16_000_000, 0x40, 2, 1, 500 << 16, 7, 7, 10_000)
+        self.timex = 5, struct.pack("<I4x4qi4x3q3q", *fields).ljust(208, b"\0")
+        self.cancelled: set[int] = set()
 
     def memory(self, tid: int) -> FakeMemory:
         if tid in self.gone:
@@ -99,6 +105,12 @@ class FakePlatform:
 
     def host_clock_resolution(self, clock_id: int) -> int:
         return 4_000_000 if clock_id in (5, 6) else 1
+
+    def host_adjtimex(self) -> tuple[int, bytes]:
+        return self.timex
+
+    def wall_clock_moved(self, span: int) -> None:
+        self.wall_moves.append(span)
 
     def set_alarm(self, clock_id: int, when: int) -> None:
         self.alarms[clock_id] = when
@@ -141,6 +153,9 @@ class FakePlatform:
 
     def timerfd_gettime(self, fd: int) -> tuple[int, int]:
         raise OSError(errno.EBADF, "fake")
+
+    def timerfd_uncancel(self, fd: int) -> bool:
+        return False
 
     def credentials(self, tid: int) -> tuple[tuple[int, int, int], int]:
         if tid in self.gone:
