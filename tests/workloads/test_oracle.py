@@ -14,6 +14,7 @@ DETERMINISTIC = (
     "orphans",
     "signals",
     "timing",
+    "clocks",
     "badptr",
     "limits",
     "pidreuse",
