@@ -3,6 +3,7 @@
 
 #include <sys/time.h>
 #include <sys/timerfd.h>
+#include <sys/timex.h>
 
 static void nothing(int signo)
 {
@@ -43,47 +44,169 @@ static void took(const char *what, int64_t since)
     say("%s %ld", what, (long)((now_ns(CLOCK_MONOTONIC) - since) / MS));
 }
 
-/* Waits of 0.2 s by every owned means, measured by the guest's own clock. */
+static const struct { const char *name; clockid_t id; } timed[] = {
+    {"REALTIME", CLOCK_REALTIME}, {"MONOTONIC", CLOCK_MONOTONIC}, {"BOOTTIME", CLOCK_BOOTTIME}, {"TAI", CLOCK_TAI},
+};
+
+static struct timespec later(clockid_t clock, int64_t span)
+{
+    int64_t then = now_ns(clock) + span;
+    return (struct timespec){then / 1000000000, then % 1000000000};
+}
+
+static void took_on(const char *what, size_t clock, int64_t since)
+{
+    char text[64];
+    snprintf(text, sizeof text, "%s(%s)", what, timed[clock].name);
+    took(text, since);
+}
+
+static void await_expirations(int fd, uint64_t wanted)
+{
+    for (uint64_t all = 0, some; all < wanted; all += some)
+        if (read(fd, &some, sizeof some) != sizeof some)
+            exit(98);
+}
+
+/* As test_ownership.py's WAITS: 0.1 s by every owned means, measured by the guest's own clock. */
 static void waits(void)
 {
-    struct timespec fifth = {0, 200000000};
-    struct itimerval interval = {.it_value = {0, 200000}};
-    struct itimerspec setting = {.it_value = fifth};
-    sigset_t set;
+    const int64_t tenth = 100 * MS;
+    struct timespec span = {0, tenth}, until;
+    struct itimerval once = {.it_value = {0, 100000}}, often = {{0, 50000}, {0, 50000}}, never = {0};
+    struct itimerspec setting = {.it_value = span}, periodic = {{0, tenth / 2}, {0, tenth / 2}}, off = {0};
+    struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGALRM};
+    sigset_t set, other;
     timer_t timer;
-    uint64_t expirations;
     sigemptyset(&set);
     sigaddset(&set, SIGALRM);
+    sigemptyset(&other);
+    sigaddset(&other, SIGUSR2);
     sigprocmask(SIG_BLOCK, &set, NULL);
+    sigprocmask(SIG_BLOCK, &other, NULL);
     say("begin");
     int64_t since = now_ns(CLOCK_MONOTONIC);
-    nanosleep(&fifth, NULL);
+    nanosleep(&span, NULL);
     took("nanosleep", since);
+    for (size_t i = 1; i < 3; i++) {
+        since = now_ns(CLOCK_MONOTONIC);
+        clock_nanosleep(timed[i].id, 0, &span, NULL);
+        took_on("clock_nanosleep", i, since);
+    }
+    for (size_t i = 0; i < 4; i++) {
+        since = now_ns(CLOCK_MONOTONIC);
+        until = later(timed[i].id, tenth);
+        clock_nanosleep(timed[i].id, TIMER_ABSTIME, &until, NULL);
+        took_on("until", i, since);
+    }
     since = now_ns(CLOCK_MONOTONIC);
-    setitimer(ITIMER_REAL, &interval, NULL);
+    setitimer(ITIMER_REAL, &once, NULL);
     sigwaitinfo(&set, NULL);
     took("setitimer", since);
+    for (size_t i = 0; i < 6; i++) {
+        size_t clock = i < 4 ? i : i == 4 ? 0 : 3;
+        since = now_ns(CLOCK_MONOTONIC);
+        timer_create(timed[clock].id, &event, &timer);
+        setting.it_value = i < 4 ? span : later(timed[clock].id, tenth);
+        timer_settime(timer, i < 4 ? 0 : TIMER_ABSTIME, &setting, NULL);
+        sigwaitinfo(&set, NULL);
+        took_on(i < 4 ? "timer" : "timer_until", clock, since);
+        timer_delete(timer);
+    }
+    for (size_t i = 0; i < 5; i++) {
+        size_t clock = i < 3 ? i : i == 3 ? 0 : 2;
+        since = now_ns(CLOCK_MONOTONIC);
+        int fd = timerfd_create(timed[clock].id, 0);
+        setting.it_value = i < 3 ? span : later(timed[clock].id, tenth);
+        timerfd_settime(fd, i < 3 ? 0 : TFD_TIMER_ABSTIME, &setting, NULL);
+        await_expirations(fd, 1);
+        took_on(i < 3 ? "timerfd" : "timerfd_until", clock, since);
+        close(fd);
+    }
     since = now_ns(CLOCK_MONOTONIC);
-    timer_create(CLOCK_REALTIME, NULL, &timer);
-    timer_settime(timer, 0, &setting, NULL);
+    sigtimedwait(&other, NULL, &span);
+    took("sigtimedwait", since);
+    since = now_ns(CLOCK_MONOTONIC);
+    setitimer(ITIMER_REAL, &often, NULL);
     sigwaitinfo(&set, NULL);
-    took("timer_settime", since);
+    sigwaitinfo(&set, NULL);
+    took("periods(setitimer)", since);
+    setitimer(ITIMER_REAL, &never, NULL);
+    since = now_ns(CLOCK_MONOTONIC);
+    timer_create(CLOCK_MONOTONIC, &event, &timer);
+    timer_settime(timer, 0, &periodic, NULL);
+    for (int periods = 0; periods < 2; periods += 1 + timer_getoverrun(timer))
+        sigwaitinfo(&set, NULL);
+    took("periods(timer)", since);
+    timer_settime(timer, 0, &off, NULL);
     since = now_ns(CLOCK_MONOTONIC);
     int fd = timerfd_create(CLOCK_MONOTONIC, 0);
-    timerfd_settime(fd, 0, &setting, NULL);
-    if (read(fd, &expirations, sizeof expirations) != sizeof expirations)
-        say("read failed");
-    took("timerfd_settime", since);
-    struct timespec before, after; /* by calls, where the others go by the vDSO */
-    syscall(SYS_clock_gettime, CLOCK_REALTIME, &before);
-    sigemptyset(&set);
-    sigaddset(&set, SIGUSR2);
-    sigprocmask(SIG_BLOCK, &set, NULL);
-    int64_t start = now_ns(CLOCK_MONOTONIC);
-    sigtimedwait(&set, NULL, &fifth);
-    took("sigtimedwait", start);
-    syscall(SYS_clock_gettime, CLOCK_REALTIME, &after);
-    say("realtime %ld", (long)((after.tv_sec - before.tv_sec) * 1000 + (after.tv_nsec - before.tv_nsec) / MS));
+    timerfd_settime(fd, 0, &periodic, NULL);
+    await_expirations(fd, 2);
+    took("periods(timerfd)", since);
+    since = now_ns(CLOCK_MONOTONIC);
+    alarm(1);
+    sigwaitinfo(&set, NULL);
+    took("alarm", since);
+}
+
+static int64_t call_ns(clockid_t clock)
+{
+    struct timespec value = {0, 0};
+    return syscall(SYS_clock_gettime, clock, &value) < 0 ? -1 : value.tv_sec * 1000000000LL + value.tv_nsec;
+}
+
+enum teller { BY_VDSO, BY_CALL, DAY, DAY_CALL, SECONDS, SECONDS_CALL, ADJTIMEX, CLOCK_ADJTIME };
+
+static int64_t told(enum teller by, clockid_t clock)
+{
+    struct timeval day;
+    struct timex timex = {0};
+    switch (by) {
+    case BY_VDSO: return now_ns(clock);
+    case BY_CALL: return call_ns(clock);
+    case DAY: gettimeofday(&day, NULL); break;
+    case DAY_CALL: syscall(SYS_gettimeofday, &day, NULL); break;
+    case SECONDS: return time(NULL) * 1000000000LL;
+    case SECONDS_CALL: return syscall(SYS_time, NULL) * 1000000000LL;
+    case ADJTIMEX:
+    case CLOCK_ADJTIME:
+        if (by == ADJTIMEX)
+            adjtimex(&timex);
+        else
+            clock_adjtime(CLOCK_REALTIME, &timex);
+        return timex.time.tv_sec * 1000000000LL + timex.time.tv_usec * (timex.status & STA_NANO ? 1 : 1000);
+    }
+    return day.tv_sec * 1000000000LL + day.tv_usec * 1000LL;
+}
+
+/* Whether all that tells the time goes on by as much as MONOTONIC in the same while, to a coarse tick or a second. */
+static void together(void)
+{
+    static const struct { const char *name; enum teller by; clockid_t clock; long coarse; } all[] = {
+        {"REALTIME", BY_VDSO, CLOCK_REALTIME, 0}, {"REALTIME, call", BY_CALL, CLOCK_REALTIME, 0},
+        {"MONOTONIC", BY_VDSO, CLOCK_MONOTONIC, 0}, {"MONOTONIC, call", BY_CALL, CLOCK_MONOTONIC, 0},
+        {"RAW", BY_VDSO, CLOCK_MONOTONIC_RAW, 2}, {"RAW, call", BY_CALL, CLOCK_MONOTONIC_RAW, 2},
+        {"REALTIME_COARSE", BY_VDSO, CLOCK_REALTIME_COARSE, 25}, {"REALTIME_COARSE, call", BY_CALL, CLOCK_REALTIME_COARSE, 25},
+        {"MONOTONIC_COARSE", BY_VDSO, CLOCK_MONOTONIC_COARSE, 25}, {"MONOTONIC_COARSE, call", BY_CALL, CLOCK_MONOTONIC_COARSE, 25},
+        {"BOOTTIME", BY_VDSO, CLOCK_BOOTTIME, 0}, {"BOOTTIME, call", BY_CALL, CLOCK_BOOTTIME, 0},
+        {"TAI", BY_VDSO, CLOCK_TAI, 0}, {"TAI, call", BY_CALL, CLOCK_TAI, 0},
+        {"gettimeofday", DAY, 0, 1}, {"gettimeofday, call", DAY_CALL, 0, 1},
+        {"time", SECONDS, 0, 1000}, {"time, call", SECONDS_CALL, 0, 1000},
+        {"adjtimex", ADJTIMEX, 0, 1}, {"clock_adjtime", CLOCK_ADJTIME, 0, 1},
+    };
+    int64_t before[COUNT_OF(all)][2], first[COUNT_OF(all)];
+    for (size_t i = 0; i < COUNT_OF(all); i++) {
+        before[i][0] = now_ns(CLOCK_MONOTONIC);
+        first[i] = told(all[i].by, all[i].clock);
+        before[i][1] = now_ns(CLOCK_MONOTONIC);
+    }
+    sleep_ms(2500); /* at half or twice the speed `time` would be off by more than a second */
+    for (size_t i = 0; i < COUNT_OF(all); i++) {
+        int64_t low = now_ns(CLOCK_MONOTONIC) - before[i][1], passed = told(all[i].by, all[i].clock) - first[i];
+        int64_t high = now_ns(CLOCK_MONOTONIC) - before[i][0], slack = all[i].coarse * MS;
+        say("%s: %s", all[i].name, yes(low - slack <= passed && passed <= high + slack));
+    }
 }
 
 static void clocks(void)
@@ -136,7 +259,7 @@ static void answers(void)
 int main(int argc, char **argv)
 {
     static const struct section sections[] = {
-        {"waits", waits}, {"clocks", clocks}, {"set", set_clock}, {"answers", answers},
+        {"waits", waits}, {"together", together}, {"clocks", clocks}, {"set", set_clock}, {"answers", answers},
     };
     if (argc > 1 && strcmp(argv[1], "make") == 0) {
         for (int i = 2; i < argc; i++)

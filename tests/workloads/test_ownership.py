@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from guests import Running, compiled, lines_of, python_file
-from harness import do, native, stats, workload
+from harness import do, is_root, native, stats, workload
 
 from trapline.sentry.syscalls.table import TABLE
 
@@ -65,32 +65,61 @@ def test_clocks_start_with_the_sandbox(platform: str) -> None:
     assert all(abs(fast - slow) < 50 for fast, slow in values.values()), values
 
 
+#: Waits of 0.1 s, or of 1 s, that the guest makes in this order.
+WAITS = [
+    "nanosleep", "clock_nanosleep(MONOTONIC)", "clock_nanosleep(BOOTTIME)", "until(REALTIME)", "until(MONOTONIC)",
+    "until(BOOTTIME)", "until(TAI)", "setitimer", "timer(REALTIME)", "timer(MONOTONIC)", "timer(BOOTTIME)",
+    "timer(TAI)", "timer_until(REALTIME)", "timer_until(TAI)", "timerfd(REALTIME)", "timerfd(MONOTONIC)",
+    "timerfd(BOOTTIME)", "timerfd_until(REALTIME)", "timerfd_until(BOOTTIME)", "sigtimedwait", "periods(setitimer)",
+    "periods(timer)", "periods(timerfd)", "alarm",
+]  # fmt: skip
+
+
 @pytest.mark.parametrize("rate, slower", [("1/2", 2.0), ("2", 0.5)])
 def test_the_clocks_rate(platform: str, rate: str, slower: float) -> None:
-    """0.2 s of the guest's are 0.4 s of the host's, by every owned wait, while the guest sees 0.2."""
+    """0.1 s of the guest's are 0.2 s of the host's, by every owned wait, while the guest sees 0.1."""
     took = {}
     with Running(platform, [compiled("ownership"), "waits"], f"--clock-rate={rate}") as running:
         running.wait_for(b"begin\n")
         last = time.monotonic()
-        for name in ("nanosleep", "setitimer", "timer_settime", "timerfd_settime", "sigtimedwait"):
+        for name in WAITS:
             running.wait_for(b"\n" + name.encode() + b" ")
             now = time.monotonic()
             took[name], last = now - last, now
         result = running.finish()
     assert result.status == 0 and result.stderr == b"", result
     seen = dict(line.split() for line in result.stdout.decode().splitlines() if line[0] not in "=b")
+    assert list(seen) == WAITS
     for name, host in took.items():
-        # A line that the reader was late for makes the next wait shorter.
-        assert 0.2 * slower - 0.03 < host < 0.2 * slower + 0.12, (name, took, seen)
-        assert 200 <= int(seen[name]) < 260, (name, seen)
-    assert 200 <= int(seen["realtime"]) < 260, seen
+        asked = 1.0 if name == "alarm" else 0.1
+        by_guest = int(seen[name]) / 1000
+        assert by_guest >= asked, (name, seen)
+        # By what the guest says that it took: a busy machine makes both longer. A line that the reader was late
+        # for makes the next wait shorter.
+        assert by_guest * slower - 0.03 < host < by_guest * slower + 0.08, (name, took, seen)
 
 
-def test_setting_the_clock_needs_the_capability(platform: str) -> None:
-    """As root of a container: CAP_SYS_TIME is not among what guests keep."""
+@pytest.mark.parametrize("rate", ["1/2", "2"])
+def test_all_clocks_run_at_the_rate(platform: str, rate: str) -> None:
+    """By the vDSO, by calls, and by the other calls that tell the time."""
+    lines = lines_of(do(platform, [compiled("ownership"), "together"], f"--clock-rate={rate}"))
+    assert len(lines) == 20 and set(lines.values()) == {"yes"}, lines
+
+
+def test_setting_the_clock_is_for_root_of_the_sandbox(platform: str) -> None:
+    """It moves the sandbox's own wall clock, for all of its processes, and nobody else's."""
+    before = time.time() - time.monotonic()
     lines = lines_of(do(platform, [compiled("ownership"), "set"]))
-    assert lines["clock_settime"] == lines["settimeofday"] == "EPERM"
-    assert lines["not moved"] == "yes" and lines["gettimeofday agrees"] == "yes"
+    assert abs(time.time() - time.monotonic() - before) < 60
+    if is_root():
+        assert lines["clock_settime"] == lines["settimeofday"] == "ok"
+        assert lines["moved a day"] == "yes"
+    else:
+        assert lines["clock_settime"] == lines["settimeofday"] == "EPERM"
+        assert lines["not moved"] == "yes"
+    assert lines["gettimeofday agrees"] == "yes"
+    other = lines_of(do(platform, [compiled("ownership"), "clocks"]))
+    assert abs(int(other["realtime"].split()[0]) - time.time() * 1000) < 5000
 
 
 DRIVER = """
@@ -100,27 +129,11 @@ from trapline.sentry.syscalls import registry, sys_itimer, sys_signal, sys_time,
 {before}
 sys.exit(main(["do", "--platform={platform}", *{flags!r}, "--", *{command!r}]))
 """
-WITH_CAPABILITY = """
-from trapline.platform.host_services import HostServices
-HostServices.credentials = lambda self, tid: ((0, 0, 0), (1 << 41) - 1)
-"""
 
 
 def drive(tmp_path: Path, platform: str, before: str, command: list[str], *flags: str):  # type: ignore
     text = DRIVER.format(before=before, platform=platform, flags=list(flags), command=command)
     return native(python_file(tmp_path, text))
-
-
-def test_setting_the_clock_moves_this_sandbox_only(platform: str, tmp_path: Path) -> None:
-    """A guest that may moves its own wall clock, for all of its processes, and nobody else's."""
-    before = time.time()
-    result = drive(tmp_path, platform, WITH_CAPABILITY, [compiled("ownership"), "set"])
-    assert abs(time.time() - before) < 60
-    lines = lines_of(result)
-    assert lines["clock_settime"] == "ok" and lines["moved a day"] == "yes", result
-    assert lines["gettimeofday agrees"] == "yes" and lines["settimeofday"] == "ok"
-    other = lines_of(do(platform, [compiled("ownership"), "clocks"]))
-    assert abs(int(other["realtime"].split()[0]) - time.time() * 1000) < 5000
 
 
 OVERRIDES = """
