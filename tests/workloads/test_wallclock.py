@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from guests import compiled, lines_of
-from harness import do, is_root
+from harness import do, is_root, native, workload
 
 pytestmark = pytest.mark.skipif(not is_root(), reason="only root of a sandbox may set its clock")
 
@@ -176,6 +176,14 @@ def test_steps_while_everything_goes_on(platform: str, tmp_path: Path, strace: b
     flags = ("--strace", "-o", str(tmp_path / "trace")) if strace else ()
     lines = lines_of(do(platform, [compiled("wallclock_timerfd"), "under-way"], *flags))
     assert set(lines.values()) == {"0 faults"} and len(lines) == 5, lines
+
+
+@pytest.mark.parametrize("name", ["jobs", "never_eintr", "waits", "signals", "processes", "exec", "clocks"])
+def test_programs_do_not_notice(platform: str, name: str) -> None:
+    """What workloads print natively is what they print where every call is stopped for the moved clock."""
+    result = do(platform, [compiled("wallclock"), "moved", workload(name)])
+    expected = native([workload(name)])
+    assert (result.stdout, result.status) == (expected.stdout, expected.status), f"{expected}\n{result}"
 
 
 def test_a_trace_shows_what_the_guest_sees(platform: str, tmp_path: Path) -> None:
