@@ -1,6 +1,8 @@
 /* Guests of test_ownership.py: they look at what only a kernel of its own can make different. */
 #include "common.h"
 
+#include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/time.h>
 #include <sys/timerfd.h>
 #include <sys/timex.h>
@@ -39,9 +41,31 @@ static void make_others(void)
     sigprocmask(SIG_BLOCK, &alarm_only, &before);
 }
 
-static void took(const char *what, int64_t since)
+/* A moment on the host's clock, which shows in the times of files, between two readings of the guest's. */
+struct moment {
+    int64_t before, host, after;
+};
+
+static struct moment here(void)
 {
-    say("%s %ld", what, (long)((now_ns(CLOCK_MONOTONIC) - since) / MS));
+    static int file = -1;
+    struct stat status;
+    struct moment now = {.before = now_ns(CLOCK_MONOTONIC)};
+    if (file < 0)
+        file = memfd_create("moment", 0);
+    if (futimens(file, NULL) != 0 || fstat(file, &status) != 0)
+        exit(97);
+    now.host = status.st_mtim.tv_sec * 1000000000LL + status.st_mtim.tv_nsec;
+    now.after = now_ns(CLOCK_MONOTONIC);
+    return now;
+}
+
+/* The least and the most that it can have taken by the guest's clock, and what it took by the host's, us. */
+static void took(const char *what, struct moment since)
+{
+    struct moment now = here();
+    say("%s %ld %ld %ld", what, (long)((now.before - since.after) / 1000), (long)((now.after - since.before) / 1000),
+        (long)((now.host - since.host) / 1000));
 }
 
 static const struct { const char *name; clockid_t id; } timed[] = {
@@ -54,7 +78,7 @@ static struct timespec later(clockid_t clock, int64_t span)
     return (struct timespec){then / 1000000000, then % 1000000000};
 }
 
-static void took_on(const char *what, size_t clock, int64_t since)
+static void took_on(const char *what, size_t clock, struct moment since)
 {
     char text[64];
     snprintf(text, sizeof text, "%s(%s)", what, timed[clock].name);
@@ -84,28 +108,27 @@ static void waits(void)
     sigaddset(&other, SIGUSR2);
     sigprocmask(SIG_BLOCK, &set, NULL);
     sigprocmask(SIG_BLOCK, &other, NULL);
-    say("begin");
-    int64_t since = now_ns(CLOCK_MONOTONIC);
+    struct moment since = here();
     nanosleep(&span, NULL);
     took("nanosleep", since);
     for (size_t i = 1; i < 3; i++) {
-        since = now_ns(CLOCK_MONOTONIC);
+        since = here();
         clock_nanosleep(timed[i].id, 0, &span, NULL);
         took_on("clock_nanosleep", i, since);
     }
     for (size_t i = 0; i < 4; i++) {
-        since = now_ns(CLOCK_MONOTONIC);
+        since = here();
         until = later(timed[i].id, tenth);
         clock_nanosleep(timed[i].id, TIMER_ABSTIME, &until, NULL);
         took_on("until", i, since);
     }
-    since = now_ns(CLOCK_MONOTONIC);
+    since = here();
     setitimer(ITIMER_REAL, &once, NULL);
     sigwaitinfo(&set, NULL);
     took("setitimer", since);
     for (size_t i = 0; i < 6; i++) {
         size_t clock = i < 4 ? i : i == 4 ? 0 : 3;
-        since = now_ns(CLOCK_MONOTONIC);
+        since = here();
         timer_create(timed[clock].id, &event, &timer);
         setting.it_value = i < 4 ? span : later(timed[clock].id, tenth);
         timer_settime(timer, i < 4 ? 0 : TIMER_ABSTIME, &setting, NULL);
@@ -115,7 +138,7 @@ static void waits(void)
     }
     for (size_t i = 0; i < 5; i++) {
         size_t clock = i < 3 ? i : i == 3 ? 0 : 2;
-        since = now_ns(CLOCK_MONOTONIC);
+        since = here();
         int fd = timerfd_create(timed[clock].id, 0);
         setting.it_value = i < 3 ? span : later(timed[clock].id, tenth);
         timerfd_settime(fd, i < 3 ? 0 : TFD_TIMER_ABSTIME, &setting, NULL);
@@ -123,28 +146,28 @@ static void waits(void)
         took_on(i < 3 ? "timerfd" : "timerfd_until", clock, since);
         close(fd);
     }
-    since = now_ns(CLOCK_MONOTONIC);
+    since = here();
     sigtimedwait(&other, NULL, &span);
     took("sigtimedwait", since);
-    since = now_ns(CLOCK_MONOTONIC);
+    since = here();
     setitimer(ITIMER_REAL, &often, NULL);
     sigwaitinfo(&set, NULL);
     sigwaitinfo(&set, NULL);
     took("periods(setitimer)", since);
     setitimer(ITIMER_REAL, &never, NULL);
-    since = now_ns(CLOCK_MONOTONIC);
+    since = here();
     timer_create(CLOCK_MONOTONIC, &event, &timer);
     timer_settime(timer, 0, &periodic, NULL);
     for (int periods = 0; periods < 2; periods += 1 + timer_getoverrun(timer))
         sigwaitinfo(&set, NULL);
     took("periods(timer)", since);
     timer_settime(timer, 0, &off, NULL);
-    since = now_ns(CLOCK_MONOTONIC);
+    since = here();
     int fd = timerfd_create(CLOCK_MONOTONIC, 0);
     timerfd_settime(fd, 0, &periodic, NULL);
     await_expirations(fd, 2);
     took("periods(timerfd)", since);
-    since = now_ns(CLOCK_MONOTONIC);
+    since = here();
     alarm(1);
     sigwaitinfo(&set, NULL);
     took("alarm", since);
