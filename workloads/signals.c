@@ -224,17 +224,36 @@ static void nesting(void)
     say("mask restored: %d %d", sigismember(&now, SIGUSR1), sigismember(&now, SIGUSR2));
 }
 
-/* Sends SIGUSR1 to this process after 30 ms, and a byte to `then` after 60. */
-static pid_t sender(int then)
+/* Sends SIGUSR1 to this process every 30 ms until it is ended: the first may come before the wait that it is to
+ * interrupt has begun. */
+static pid_t sender(void)
+{
+    pid_t parent = getpid(), child = fork_or_die();
+    if (child == 0) {
+        signal(SIGUSR1, SIG_DFL);
+        for (;;) {
+            sleep_ms(30);
+            kill(parent, SIGUSR1);
+        }
+    }
+    return child;
+}
+
+static void end_of(pid_t child)
+{
+    kill(child, SIGKILL);
+    reap(child);
+}
+
+/* Sends SIGUSR1 once, after 30 ms, and a byte to `then` after 60. */
+static pid_t sender_once(int then)
 {
     pid_t parent = getpid(), child = fork_or_die();
     if (child == 0) {
         sleep_ms(30);
         kill(parent, SIGUSR1);
         sleep_ms(30);
-        if (then >= 0 && write(then, "x", 1) != 1)
-            _exit(1);
-        _exit(0);
+        _exit(then >= 0 && write(then, "x", 1) != 1);
     }
     return child;
 }
@@ -246,36 +265,45 @@ static void interruptions(void)
         install(SIGUSR1, note, restart ? SA_RESTART : 0, 0);
         const char *with = restart ? "restart" : "plain";
         struct gate gate = gate_new();
-        count = 0;
-        pid_t child = sender(gate.ends[1]);
-        long result = read(gate.ends[0], &byte, 1);
-        say("%s read: %s, handled %d", with, outcome(result), count);
-        reap(child);
-        child = sender(-1);
-        struct timespec left, request = {0, 200 * MS};
-        result = nanosleep(&request, &left);
-        say("%s nanosleep: %s, rest is right %s", with, outcome(result), yes(left.tv_nsec > 50 * MS && left.tv_nsec < 172 * MS));
-        reap(child);
-        child = sender(-1);
+        struct timespec left, request = {10, 0};
+        pid_t child;
+        if (restart) {
+            count = 0;
+            child = sender_once(gate.ends[1]);
+            long result = read(gate.ends[0], &byte, 1);
+            say("%s read: %s, handled %d", with, outcome(result), count);
+            reap(child);
+        } else {
+            child = sender();
+            say("%s read: %s", with, outcome(read(gate.ends[0], &byte, 1)));
+            end_of(child);
+        }
+        child = sender();
+        int64_t start = now_ns(CLOCK_MONOTONIC);
+        long result = nanosleep(&request, &left);
+        int64_t slept = 10000 * MS - (left.tv_sec * 1000 * MS + left.tv_nsec), took = now_ns(CLOCK_MONOTONIC) - start;
+        say("%s nanosleep: %s, rest is right %s", with, outcome(result), yes(slept > 0 && slept <= took && took - slept < 5000 * MS));
+        end_of(child);
+        child = sender();
         int error = clock_nanosleep(CLOCK_MONOTONIC, 0, &request, &left);
         say("%s clock_nanosleep: %s", with, error_name(error));
-        reap(child);
-        child = sender(-1);
+        end_of(child);
+        child = sender();
         struct pollfd waiter = {-1, POLLIN, 0};
-        say("%s poll: %s", with, outcome(poll(&waiter, 1, 200)));
-        reap(child);
-        child = sender(-1);
+        say("%s poll: %s", with, outcome(poll(&waiter, 1, 10000)));
+        end_of(child);
+        child = sender();
         say("%s pause: %s", with, outcome(pause()));
-        reap(child);
+        end_of(child);
         gate_free(gate);
     }
     signal(SIGUSR1, SIG_IGN);
-    pid_t child = sender(-1);
+    pid_t child = sender();
     struct timespec request = {0, 80 * MS};
     int64_t start = now_ns(CLOCK_MONOTONIC);
     int result = nanosleep(&request, NULL);
     say("ignored signals do not interrupt: %s, whole time %s", outcome(result), yes(now_ns(CLOCK_MONOTONIC) - start >= 80 * MS));
-    reap(child);
+    end_of(child);
 }
 
 static void waiting(void)
@@ -295,7 +323,7 @@ static void waiting(void)
     say("lowest number first: %s", yes(sigtimedwait(&set, &info, &zero) == SIGUSR1 && info.si_code == SI_USER));
     int got = sigwaitinfo(&set, &info);
     say("then the other: %s, value %d, code %s", yes(got == SIGRTMIN), info.si_value.sival_int, yes(info.si_code == SI_QUEUE));
-    pid_t child = sender(-1);
+    pid_t child = sender_once(-1);
     int error = sigwait(&set, &signo);
     say("sigwait: %s, %s, no handler ran: %d", error_name(error), yes(signo == SIGUSR1), count);
     reap(child);
@@ -308,7 +336,7 @@ static void waiting(void)
     got = (int)syscall(SYS_rt_sigtimedwait, &set, &info, NULL, 8); /* musl's function hides EINTR */
     say("another signal interrupts sigwaitinfo: %s, handled %d", outcome(got), count);
     reap(child);
-    child = sender(-1);
+    child = sender_once(-1);
     int result = sigsuspend(&empty);
     say("sigsuspend: %s, handled %d", outcome(result), count);
     sigprocmask(SIG_BLOCK, NULL, &now);

@@ -85,8 +85,8 @@ def test_the_clocks_rate(platform: str, rate: str, slower: float) -> None:
     for name, *values in lines:
         least, most, host = (int(value) / 1_000_000 for value in values)
         assert least >= (1.0 if name == "alarm" else 0.1), (name, values)
-        # Times of files have the granularity of the host's tick, at either end.
-        assert least * slower - 0.011 < host < most * slower + 0.011, (name, values)
+        # Times of files have the granularity of the host's tick, or of several where its CPU was away, at either end.
+        assert least * slower - 0.03 < host < most * slower + 0.03, (name, values)
 
 
 @pytest.mark.parametrize("rate", ["1/2", "2"])
