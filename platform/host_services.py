@@ -23,11 +23,20 @@ _timerfd_settime.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_void_p, ctypes
 _timerfd_gettime = _libc.timerfd_gettime
 _timerfd_gettime.argtypes = [ctypes.c_int, ctypes.c_void_p]
 _SYS_PIDFD_OPEN, _SYS_PIDFD_GETFD, _SYS_SCHED_GETAFFINITY = 434, 438, 204
+_PROC_SUPER_MAGIC = 0x9FA0  # linux/magic.h
 TFD_ABSTIME, TFD_CANCEL_ON_SET = 1, 2
 _NS = 1_000_000_000
 _TIMEX_SIZE = 208
 _spec = ctypes.create_string_buffer(32)
 _spec_at = ctypes.addressof(_spec)
+
+
+def _file_system(fd: int) -> int:
+    """f_type of fstatfs(2), which the os module does not give."""
+    found = ctypes.create_string_buffer(256)
+    if _libc.fstatfs(fd, found) < 0:
+        raise _fail("fstatfs")
+    return int(struct.unpack_from("<q", found)[0])
 
 
 def _fail(what: str) -> OSError:
@@ -173,6 +182,27 @@ class HostServices:
             return _read(f"/proc/{t.host}/fdinfo/{fd}").decode()
         except Gone:
             raise OSError(errno.EBADF, "no such descriptor") from None
+
+    def process_of_directory(self, tid: int, fd: int) -> int:
+        """/proc/PID has the same files as /proc/PID/task/TID, and `task` besides."""
+        own = self.descriptor(tid, fd)
+        try:
+            if _file_system(own) != _PROC_SUPER_MAGIC or not os.path.isdir(f"/proc/self/fd/{own}"):
+                raise OSError(errno.EBADF, "not a directory of /proc")
+            try:
+                os.stat("task", dir_fd=own)
+                status = os.open("status", os.O_RDONLY | os.O_CLOEXEC, dir_fd=own)
+            except FileNotFoundError:
+                # Of a process that is gone the directory is empty, which says nothing of what it was.
+                gone = os.readlink(f"/proc/self/fd/{own}").removesuffix(" (deleted)").rpartition("/")[2].isdigit()
+                raise OSError(errno.ESRCH if gone else errno.EBADF, "no process") from None
+            try:
+                text = os.read(status, 4096)
+            finally:
+                os.close(status)
+        finally:
+            os.close(own)
+        return int(text.partition(b"\nNSpid:")[2].partition(b"\n")[0].split()[-1])
 
     # -- ids
     def credentials(self, tid: int) -> tuple[tuple[int, int, int], int]:

@@ -118,6 +118,10 @@ class Platform(Protocol):
     def descriptor_info(self, tid: int, fd: int) -> str:
         """/proc/PID/fdinfo/FD. OSError(EBADF)."""
 
+    def process_of_directory(self, tid: int, fd: int) -> int:
+        """The process, as the sandbox numbers it, whose directory of /proc a guest's descriptor is. OSError EBADF
+        where it is no such directory, ESRCH where that process is gone."""
+
     def timerfd_settime(self, fd: int, flags: int, value: int, interval: int) -> None:
         """timerfd_settime(2) on a duplicate that `descriptor` gave, host ns. OSError."""
 

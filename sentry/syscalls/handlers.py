@@ -10,6 +10,7 @@ from trapline.sentry.syscalls import registry
 FAMILIES = (
     "sys_signal",
     "sys_signal_wait",
+    "sys_pidfd",
     "sys_wait",
     "sys_process",
     "sys_affinity",

@@ -34,7 +34,7 @@ SIG_BLOCK, SIG_UNBLOCK, SIG_SETMASK = 0, 1, 2
 INIT = 1
 
 
-def _may_signal(kernel: Kernel, task: Task, target: ThreadGroup, signo: int) -> bool:
+def may_signal(kernel: Kernel, task: Task, target: ThreadGroup, signo: int) -> bool:
     """kill(2): CAP_KILL, or one of the real or effective uid of the sender equals the real or saved of the
     target; SIGCONT also within a session."""
     if target.tgid == task.tgid:
@@ -51,12 +51,14 @@ def _may_signal(kernel: Kernel, task: Task, target: ThreadGroup, signo: int) -> 
     return signo == SIGCONT and kernel.group(task).sid == target.sid
 
 
-def _check_number(signo: int) -> None:
+def check_number(signo: int) -> None:
+    """EINVAL for a number that is no signal's; 0 only asks."""
     if not 0 <= signo <= SIGRTMAX:
         raise OSError(errno.EINVAL, "signal number")
 
 
-def _from_user(kernel: Kernel, task: Task, signo: int, code: int) -> SigInfo:
+def from_user(kernel: Kernel, task: Task, signo: int, code: int) -> SigInfo:
+    """What kill(2) and tgkill(2) say of themselves."""
     if task.uid < 0:
         # Asking the host costs more than the rest of a kill(2), so it is asked once: a thread's real user
         # changes by its own setuid(2) and its like only, which pass the sentry.
@@ -79,7 +81,7 @@ def kill(kernel: Kernel, task: Task, pid: int, signo: int) -> int:
     groups = kernel.state.groups
     if pid > 0:
         if pid == INIT:
-            _check_number(signo)
+            check_number(signo)
             return _kill_init(kernel, task)
         target = groups.get(pid)
         if target is None:
@@ -95,15 +97,15 @@ def kill(kernel: Kernel, task: Task, pid: int, signo: int) -> int:
         targets = family.members(kernel.state, pgid)
     if not targets:
         raise OSError(errno.ESRCH, "no such process")
-    _check_number(signo)
-    allowed = [g for g in targets if _may_signal(kernel, task, g, signo)]
+    check_number(signo)
+    allowed = [g for g in targets if may_signal(kernel, task, g, signo)]
     if not allowed and pid == -1:
         return 0  # there were processes, and that is enough (Linux kill_something_info)
     if not allowed:
         raise OSError(errno.EPERM, "not permitted")
     if signo == 0:
         return 0
-    info = _from_user(kernel, task, signo, SI_USER)
+    info = from_user(kernel, task, signo, SI_USER)
     for target in allowed:
         # A zombie exists for kill(2), but nothing can happen to it.
         if target.exit_status < 0:
@@ -122,16 +124,16 @@ def _send_to_thread(kernel: Kernel, task: Task, tgid: int, tid: int, signo: int,
     zombie = kernel.state.groups.get(tid)
     if zombie is not None and zombie.exit_status >= 0 and tgid in (0, tid):
         # It exists until it is reaped, but nothing can happen to it.
-        _check_number(signo)
-        if not _may_signal(kernel, task, zombie, signo):
+        check_number(signo)
+        if not may_signal(kernel, task, zombie, signo):
             raise OSError(errno.EPERM, "not permitted")
         return 0
     target, group = _thread(kernel, tgid, tid)
-    _check_number(signo)
-    if not _may_signal(kernel, task, group, signo):
+    check_number(signo)
+    if not may_signal(kernel, task, group, signo):
         raise OSError(errno.EPERM, "not permitted")
     if signo:
-        info = info or _from_user(kernel, task, signo, SI_TKILL)
+        info = info or from_user(kernel, task, signo, SI_TKILL)
         signal_send.send(kernel, group, info, target.tid)
     return 0
 
@@ -155,7 +157,7 @@ def tkill(kernel: Kernel, task: Task, tid: int, signo: int) -> int:
 _SIGINFO_KNOWN = 48  # bytes of siginfo_t that any layout has (Linux kernel_siginfo)
 
 
-def _read_info(kernel: Kernel, task: Task, address: int) -> SigInfo:
+def read_info(kernel: Kernel, task: Task, address: int) -> SigInfo:
     """The guest's siginfo_t. EFAULT, E2BIG (Linux copy_siginfo_from_user)."""
     memory = kernel.memory(task)
     raw = memory.read(address, _SIGINFO_KNOWN)
@@ -167,23 +169,29 @@ def _read_info(kernel: Kernel, task: Task, address: int) -> SigInfo:
     return info
 
 
-def _may_claim(task: Task, target: int, info: SigInfo) -> None:
-    """Only to oneself may a signal pretend to come from the kernel or from kill (rt_sigqueueinfo(2)). EPERM."""
-    if (info.code >= 0 or info.code == SI_TKILL) and target != task.tid:
+def claims_kernel(info: SigInfo) -> bool:
+    """Whether a siginfo pretends to come from the kernel, from kill or tgkill, which may only be said to oneself
+    (rt_sigqueueinfo(2): EPERM)."""
+    return info.code >= 0 or info.code == SI_TKILL
+
+
+def may_claim(task: Task, target: int, info: SigInfo) -> None:
+    """EPERM where the claim is made to another."""
+    if claims_kernel(info) and target != task.tid:
         raise OSError(errno.EPERM, "si_code")
 
 
 @handler("rt_sigqueueinfo")
 def rt_sigqueueinfo(kernel: Kernel, task: Task, tgid: int, signo: int, address: int) -> int:
     """rt_sigqueueinfo(2)."""
-    info = _read_info(kernel, task, address)
+    info = read_info(kernel, task, address)
     info.signo = signo
-    _may_claim(task, tgid, info)
+    may_claim(task, tgid, info)
     target = kernel.state.groups.get(tgid)
     if target is None:
         raise OSError(errno.ESRCH, "no such process")
-    _check_number(signo)
-    if not _may_signal(kernel, task, target, signo):
+    check_number(signo)
+    if not may_signal(kernel, task, target, signo):
         raise OSError(errno.EPERM, "not permitted")
     if signo and target.exit_status < 0:
         signal_send.send(kernel, target, info)
@@ -193,46 +201,12 @@ def rt_sigqueueinfo(kernel: Kernel, task: Task, tgid: int, signo: int, address: 
 @handler("rt_tgsigqueueinfo")
 def rt_tgsigqueueinfo(kernel: Kernel, task: Task, tgid: int, tid: int, signo: int, address: int) -> int:
     """rt_tgsigqueueinfo(2)."""
-    info = _read_info(kernel, task, address)
+    info = read_info(kernel, task, address)
     info.signo = signo
     if tgid <= 0 or tid <= 0:
         raise OSError(errno.EINVAL, "id")
-    _may_claim(task, tid, info)
+    may_claim(task, tid, info)
     return _send_to_thread(kernel, task, tgid, tid, signo, info)
-
-
-@handler("pidfd_send_signal")
-def pidfd_send_signal(kernel: Kernel, task: Task, fd: int, signo: int, address: int, flags: int) -> int:
-    """pidfd_send_signal(2); scopes other than the pidfd's own are EINVAL."""
-    if flags:
-        raise OSError(errno.EINVAL, "flags")
-    tgid = pid_of_pidfd(kernel, task, fd)
-    info = None
-    if address:
-        info = _read_info(kernel, task, address)
-        if info.signo != signo:
-            raise OSError(errno.EINVAL, "si_signo")
-        _may_claim(task, tgid, info)
-    target = kernel.state.groups.get(tgid)
-    if target is None:
-        raise OSError(errno.ESRCH, "no such process")
-    _check_number(signo)
-    if not _may_signal(kernel, task, target, signo):
-        raise OSError(errno.EPERM, "not permitted")
-    if signo and target.exit_status < 0:
-        signal_send.send(kernel, target, info or _from_user(kernel, task, signo, SI_USER))
-    return 0
-
-
-def pid_of_pidfd(kernel: Kernel, task: Task, fd: int) -> int:
-    """The process that a pidfd names, as the sandbox numbers it. EBADF."""
-    for line in kernel.platform.descriptor_info(task.tid, fd).splitlines():
-        if line.startswith("NSpid:"):
-            ids = line.split()[1:]
-            if ids and int(ids[-1]) > 0:
-                return int(ids[-1])
-            raise OSError(errno.ESRCH, "the process is gone")
-    raise OSError(errno.EBADF, "not a pidfd")
 
 
 @handler("rt_sigaction")

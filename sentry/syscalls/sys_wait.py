@@ -32,7 +32,7 @@ from trapline.sentry.kernel.task_wait import (
     find_event,
 )
 from trapline.sentry.syscalls.registry import handler
-from trapline.sentry.syscalls.sys_signal import pid_of_pidfd
+from trapline.sentry.syscalls.sys_pidfd import pid_of_pidfd
 
 INT_MIN = -(1 << 31)
 

@@ -69,6 +69,7 @@ class FakePlatform:
         fields = (0, 0, 0, 16_000_000, 16_000_000, 0x40, 2, 1, 500 << 16, 7, 7, 10_000)
         self.timex = 5, struct.pack("<I4x4qi4x3q3q", *fields).ljust(208, b"\0")
         self.cancelled: set[int] = set()
+        self.directories: dict[tuple[int, int], int] = {}
 
     def memory(self, tid: int) -> FakeMemory:
         if tid in self.gone:
@@ -145,6 +146,12 @@ class FakePlatform:
     def descriptor_info(self, tid: int, fd: int) -> str:
         try:
             return self.fdinfo[tid, fd]
+        except KeyError:
+            raise OSError(errno.EBADF, "fake") from None
+
+    def process_of_directory(self, tid: int, fd: int) -> int:
+        try:
+            return self.directories[tid, fd]
         except KeyError:
             raise OSError(errno.EBADF, "fake") from None
 
