@@ -21,6 +21,7 @@ test: all
 
 # What a change should have passed before it is kept.
 test-all: check test
+	@$(PY) -m pytest -m long $(TESTS) || [ $$? = 5 ] # 5: there is none among TESTS
 	@$(PY) workloads/bench.py --quick
 
 check: $(SETUP)
@@ -90,7 +91,7 @@ help:
 	@echo 'make run        the timer workload natively and under trapline'
 	@echo 'make test       every test (TESTS=tests/unit for some)'
 	@echo 'make check      ruff, mypy --strict, direction of imports'
-	@echo 'make test-all   check, test, a quick bench'
+	@echo 'make test-all   check, test, the tests that take minutes, a quick bench'
 	@echo 'make bench      the benchmark (BENCHFLAGS=--quick)'
 	@echo 'make bench-docs its pages, chart and table, from what make bench found'
 	@echo 'make growth     cost against 10, 100, 1000 processes, threads, timers; its page'

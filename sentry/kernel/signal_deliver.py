@@ -26,6 +26,7 @@ from trapline.sentry.kernel.signals import (
     SYNCHRONOUS,
     UNMASKABLE,
     bit,
+    first_of,
 )
 from trapline.sentry.kernel.state import SigInfo, Task, ThreadGroup
 
@@ -56,6 +57,7 @@ def host_signal(kernel: Kernel, task: Task, info: SigInfo) -> None:
     if info.signo == SIGCHLD:
         return
     if info.code > 0 and SYNCHRONOUS & bit(info.signo):
+        info.forced = True
         task.pending.insert(0, info)
         group.queues[task.tid] = 0
         return
@@ -81,7 +83,7 @@ def next_delivery(kernel: Kernel, task: Task, allow_stop: bool = True) -> Delive
     group = kernel.group(task)
     while True:
         ready = deliverable(group, task)
-        if task.pending and SYNCHRONOUS & bit(task.pending[0].signo) and task.pending[0].code > 0:
+        if task.pending and task.pending[0].forced:
             info = task.pending.pop(0)
         elif ready:
             info = _dequeue(group, task, ready)
@@ -89,7 +91,7 @@ def next_delivery(kernel: Kernel, task: Task, allow_stop: bool = True) -> Delive
             return None
         signo = info.signo
         action = action_of(group, signo)
-        forced = info.code > 0 and bool(SYNCHRONOUS & bit(signo))
+        forced = info.forced
         if info.code == SI_TIMER or signo == SIGALRM:
             kernel.timer_signal_delivered(group, info)
         if action.handler == SIG_IGN and not forced:
@@ -125,11 +127,21 @@ def no_handler_ran(task: Task) -> None:
 
 
 def _dequeue(group: ThreadGroup, task: Task, ready: int) -> SigInfo:
-    for queue in (task.pending, group.pending):
-        best = -1
-        for i, info in enumerate(queue):
-            if ready & bit(info.signo) and (best < 0 or info.signo < queue[best].signo):
-                best = i
-        if best >= 0:
-            return queue.pop(best)
-    raise AssertionError("deliverable() found a signal that is in no queue")
+    info = take(task.pending, ready) or take(group.pending, ready)
+    if info is None:
+        raise AssertionError("deliverable() found a signal that is in no queue")
+    return info
+
+
+def take(queue: list[SigInfo], ready: int) -> SigInfo | None:
+    """Take the next signal of a set out of a queue; of equals the oldest."""
+    found = 0
+    for info in queue:
+        found |= bit(info.signo)
+    if not found & ready:
+        return None
+    signo = first_of(found & ready)
+    for i, info in enumerate(queue):
+        if info.signo == signo:
+            return queue.pop(i)
+    return None

@@ -36,6 +36,13 @@ DEFAULT_CORE = bits(SIGQUIT, SIGILL, SIGTRAP, SIGABRT, SIGBUS, SIGFPE, SIGSEGV, 
 #: Raised by the instruction that a thread executes: delivered first, and never held back by an ignore.
 SYNCHRONOUS = bits(SIGSEGV, SIGBUS, SIGILL, SIGTRAP, SIGFPE, SIGSYS)
 
+
+def first_of(ready: int) -> int:
+    """Which signal of a set is taken first: those of faults, then the lowest number (Linux next_signal)."""
+    ready = ready & SYNCHRONOUS or ready
+    return (ready & -ready).bit_length()
+
+
 _HEAD = struct.Struct("<iiiI")  # si_signo, si_errno, si_code, padding
 
 

@@ -39,6 +39,7 @@ class SigInfo(msgspec.Struct):
     timer_id: int = 0
     overrun: int = 0
     fields: bytes = b""
+    forced: bool = False  # a fault's, of the instruction that the thread executes
 
 
 class SigAction(msgspec.Struct, frozen=True):
@@ -104,6 +105,7 @@ class ThreadGroup(msgspec.Struct):
     exit_status: int = -1  # wait status once all threads are gone; -1 while alive
     exit_rusage: bytes = b""
     core_dumped: bool = False  # by the sentry: the host's wait status does not say so
+    reaped: tuple[int, int] = (0, 0)  # user and system time of the children that were waited for, µs
     stop_signal: int = 0  # not 0: stopped by it
     stop_report: int = 0  # wait status of a stop not yet waited for
     continue_report: bool = False

@@ -22,12 +22,14 @@ from trapline.sentry.kernel.signals import (
     SIGCONT,
 )
 from trapline.sentry.kernel.state import SigInfo, ThreadGroup
+from trapline.sentry.protocol import Gone
 
 if TYPE_CHECKING:
     from trapline.sentry.kernel.kernel import Kernel
 
 INIT = 1
 WCOREFLAG = 0x80
+_TICK = 10_000  # µs: si_utime counts in clock ticks of 1/100 s whatever the host's timer does (USER_HZ)
 
 
 def task_died(kernel: Kernel, tid: int, status: int, rusage: bytes = b"") -> None:
@@ -121,7 +123,7 @@ def _tell_parent(kernel: Kernel, parent: ThreadGroup, child: ThreadGroup) -> Non
         signo = status & 0x7F
         code = CLD_EXITED if not signo else CLD_DUMPED if status & 0x80 else CLD_KILLED
         value = signo or (status >> 8) & 0xFF
-        utime, stime = _rusage_ticks(child.exit_rusage)
+        utime, stime = own_time(child)
         info = SigInfo(
             signo=child.exit_signal,
             code=code,
@@ -138,12 +140,25 @@ def _tell_parent(kernel: Kernel, parent: ThreadGroup, child: ThreadGroup) -> Non
     kernel.wake_waiters(parent.tgid)
 
 
-def _rusage_ticks(rusage: bytes) -> tuple[int, int]:
-    """User and system time in clock ticks of 10 ms from a struct rusage."""
+def _rusage_times(rusage: bytes) -> tuple[int, int]:
+    """User and system time of a struct rusage, µs."""
     if len(rusage) < 32:
         return 0, 0
     words = [int.from_bytes(rusage[i : i + 8], "little") for i in (0, 8, 16, 24)]
-    return words[0] * 100 + words[1] // 10000, words[2] * 100 + words[3] // 10000
+    return words[0] * 1_000_000 + words[1], words[2] * 1_000_000 + words[3]
+
+
+def own_time(group: ThreadGroup) -> tuple[int, int]:
+    """si_utime and si_stime of a process that has ended, in ticks of 10 ms: its own time, whereas its rusage has that
+    of the children that it waited for too (Linux do_notify_parent)."""
+    user, system = _rusage_times(group.exit_rusage)
+    return max(0, user - group.reaped[0]) // _TICK, max(0, system - group.reaped[1]) // _TICK
+
+
+def waited_for(parent: ThreadGroup, child: ThreadGroup) -> None:
+    """A parent takes its child's zombie: the child's time is from now on in the parent's rusage (wait_task_zombie)."""
+    user, system = _rusage_times(child.exit_rusage)
+    parent.reaped = parent.reaped[0] + user, parent.reaped[1] + system
 
 
 def notify_parent_of_change(kernel: Kernel, group: ThreadGroup, continued: bool) -> None:
@@ -154,10 +169,21 @@ def notify_parent_of_change(kernel: Kernel, group: ThreadGroup, continued: bool)
     family.note_report(parent, group)
     if not signal_send.action_of(parent, SIGCHLD).flags & SA_NOCLDSTOP:
         code, value = (CLD_CONTINUED, SIGCONT) if continued else (CLD_STOPPED, group.stop_signal)
-        signal_send.send(
-            kernel, parent, SigInfo(signo=SIGCHLD, code=code, pid=group.tgid, uid=group.uids[0], status=value)
-        )
+        info = SigInfo(signo=SIGCHLD, code=code, pid=group.tgid, uid=group.uids[0], status=value)
+        if not signal_send.is_ignored(parent, SIGCHLD):
+            _note_times(kernel, group, info)
+        signal_send.send(kernel, parent, info)
     kernel.wake_waiters(parent.tgid)
+
+
+def _note_times(kernel: Kernel, group: ThreadGroup, info: SigInfo) -> None:
+    """Of a process that lives, si_utime and si_stime are its leader's alone (Linux do_notify_parent_cldstop)."""
+    try:
+        user = kernel.platform.thread_user_ns(group.tgid)
+        info.stime = max(0, kernel.platform.thread_cpu_ns(group.tgid) - user) // (_TICK * 1000)
+        info.utime = user // (_TICK * 1000)
+    except Gone:
+        return  # killed meanwhile; the report of its end has the times
 
 
 def release(kernel: Kernel, group: ThreadGroup) -> None:

@@ -8,7 +8,8 @@ import struct
 from trapline.sentry.kernel import signal_send
 from trapline.sentry.kernel.block import Interrupted, Outcome, Restart
 from trapline.sentry.kernel.kernel import CLOCK_MONOTONIC, Kernel
-from trapline.sentry.kernel.signals import SI_TIMER, SIGALRM, UNMASKABLE, bit, pack_siginfo
+from trapline.sentry.kernel.signal_deliver import take
+from trapline.sentry.kernel.signals import SI_TIMER, SIGALRM, UNMASKABLE, pack_siginfo
 from trapline.sentry.kernel.state import SigInfo, Task
 from trapline.sentry.syscalls.registry import handler
 
@@ -56,20 +57,12 @@ async def rt_sigtimedwait(kernel: Kernel, task: Task, wanted: int, info: int, ti
 
 
 def _take(kernel: Kernel, task: Task, asked: int) -> SigInfo | None:
-    """Dequeue the lowest pending signal of a set, the thread's own first."""
+    """Dequeue a pending signal of a set, the thread's own first."""
     group = kernel.group(task)
-    for queue in (task.pending, group.pending):
-        matching = [p for p in queue if asked & bit(p.signo)]
-        if matching:
-            found = min(matching, key=lambda p: p.signo)  # min keeps the first of equals: FIFO
-            for i, p in enumerate(queue):
-                if p is found:
-                    del queue[i]
-                    break
-            if found.code == SI_TIMER or found.signo == SIGALRM:
-                kernel.timer_signal_delivered(group, found)
-            return found
-    return None
+    found = take(task.pending, asked) or take(group.pending, asked)
+    if found is not None and (found.code == SI_TIMER or found.signo == SIGALRM):
+        kernel.timer_signal_delivered(group, found)
+    return found
 
 
 async def _with_mask(kernel: Kernel, task: Task, address: int, size: int) -> int:

@@ -89,6 +89,7 @@ async def wait4(kernel: Kernel, task: Task, pid: int, status: int, options: int,
             return 0
         child = event.child
         if event.kind == "exited":
+            task_exit.waited_for(kernel.group(task), child)
             task_exit.release(kernel, child)
             keep = options & (WNOTHREAD | WCLONE | WALL)
             result = await kernel.execute((child.tgid, status, keep | WNOHANG, rusage))
@@ -124,6 +125,7 @@ async def waitid(
     while event is not None and event.kind == "exited":
         child = event.child
         if not options & WNOWAIT:
+            task_exit.waited_for(kernel.group(task), child)
             task_exit.release(kernel, child)
         keep = options & (WNOTHREAD | WCLONE | WALL | WNOWAIT)
         result = await kernel.execute((P_PID, child.tgid, info, keep | WEXITED | WNOHANG, rusage))
