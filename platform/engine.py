@@ -13,7 +13,7 @@ import signal
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from trapline.platform import pokes, stop_calls, stop_signals, stop_tasks, unannounced
+from trapline.platform import host_masks, pokes, stop_calls, stop_signals, stop_tasks, unannounced
 from trapline.platform import ptrace_calls as pt
 from trapline.platform.host_services import HostServices
 from trapline.platform.stop_sources import StopSources
@@ -21,7 +21,7 @@ from trapline.platform.tracee import WATCHED, Tracee
 from trapline.platform.watch import NOBODY, Watch
 from trapline.sentry.kernel.block import Execute
 from trapline.sentry.kernel.signal_deliver import host_signal
-from trapline.sentry.kernel.signals import unpack_siginfo
+from trapline.sentry.kernel.signals import bit, unpack_siginfo
 from trapline.sentry.protocol import Gone, Memory
 
 if TYPE_CHECKING:
@@ -59,6 +59,8 @@ class Engine(HostServices):
         #: Tasks that stood at their first stop before their creator's event, and with which signal.
         self.early: dict[int, int] = {}
         self.stillborn: set[int] = set()
+        #: By which signals processes were poked as a whole, until a thread stops for it.
+        self.poked_groups: dict[int, int] = {}
         #: Deaths that were met while something else was waited for.
         self.deferred: list[tuple[int, int, bytes]] = []
         self.sources = StopSources()
@@ -260,6 +262,7 @@ class Engine(HostServices):
     def poke(self, tid: int, signo: int) -> None:
         t = self.by_tid.get(tid)
         if t is not None:
+            t.poked |= bit(signo)
             if tid == self.serving:
                 self.poked_caller = self.poked_caller or signo  # by whoever serves it, before it is answered
             else:
@@ -271,7 +274,17 @@ class Engine(HostServices):
             return
         t = self.by_tid.get(tgid)
         if t is not None:
-            pokes.poke_group(t.host_group, signo)
+            self._poke_group(t, signo)
+
+    def _poke_group(self, t: Tracee, signo: int) -> None:
+        self.poked_groups[t.host_group] = self.poked_groups.get(t.host_group, 0) | bit(signo)
+        pokes.poke_group(t.host_group, signo)
+
+    def host_pending(self, tid: int) -> int:
+        return host_masks.pending(self, self.find(tid))
+
+    def open_mask(self, tid: int, signals: int) -> None:
+        host_masks.open_for(self.find(tid), signals)
 
     def kill_group(self, tgid: int) -> None:
         t = self.by_tid.get(tgid)
@@ -289,5 +302,5 @@ class Engine(HostServices):
         for tid in group.threads if group else ():
             t = self.by_tid.get(tid)
             if t is not None:
-                pokes.poke_group(t.host_group, signal.SIGCONT)
+                self._poke_group(t, signal.SIGCONT)
                 return

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from trapline.platform.tracee import Tracee
 from trapline.sentry.kernel.signal_send import deliverable, poke_number
-from trapline.sentry.kernel.signals import SI_QUEUE, SI_TKILL, SI_USER, SIGCONT, SIGPIPE, SIGXFSZ
+from trapline.sentry.kernel.signals import SI_QUEUE, SI_TKILL, SI_USER, SIGCONT, SIGPIPE, SIGXFSZ, bit
 
 if TYPE_CHECKING:
     from trapline.platform.engine import Engine
@@ -76,4 +76,6 @@ def poke_again(e: Engine, t: Tracee) -> None:
     assert t.task is not None
     more = deliverable(e.kernel.group(t.task), t.task)
     if more:
-        poke_thread(t.host_group, t.host, poke_number(t.task, more))
+        signo = poke_number(t.task, more)
+        t.poked |= bit(signo)
+        poke_thread(t.host_group, t.host, signo)

@@ -181,6 +181,12 @@ def get_sigmask(host: int) -> int:
     return _mask.value
 
 
+def set_sigmask(host: int, mask: int) -> None:
+    """PTRACE_SETSIGMASK."""
+    _mask.value = mask
+    call(PTRACE_SETSIGMASK, host, 8, ctypes.addressof(_mask))
+
+
 _status = ctypes.c_int()
 _status_at = ctypes.c_void_p(ctypes.addressof(_status))
 RUSAGE_SIZE = 144

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from trapline.platform import host_masks
 from trapline.platform import ptrace_calls as pt
 from trapline.platform.pokes import poke_again
 from trapline.platform.tracee import WALL_CLOCK, WATCHED, Tracee
@@ -70,6 +71,7 @@ def apply_at_entry(e: Engine, t: Tracee, reply: int | Reply | Execute) -> None:
     """Act on the dispatcher's reply at an entry stop. The engine's registers are the task's."""
     regs = e.regs.r
     if isinstance(reply, int):
+        host_masks.close(t)
         regs.rax = reply & pt.U64
         regs.orig_rax = pt.U64
         e.regs.store(t.host)
@@ -92,6 +94,7 @@ def _parked_again(e: Engine, t: Tracee) -> None:
     value = e.dispatcher.take_result(t.task)
     if value is not None:
         t.parked = False
+        host_masks.close(t)
         e.regs.r.rax = value & pt.U64
         e.regs.r.orig_rax = pt.U64
         e.regs.store(t.host)
@@ -216,6 +219,7 @@ def finish_at_stop(e: Engine, t: Tracee, value: int) -> None:
     A restart (-ERESTARTSYS) is left to the host, which knows the handler's SA_RESTART.
     """
     e.watch.answered(t, value)
+    host_masks.close(t)
     regs = e.regs.r
     before = about_to_pause(t, regs)
     if value in RESTARTS:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from trapline.platform import host_masks, stop_calls, stop_tasks
 from trapline.platform import ptrace_calls as pt
-from trapline.platform import stop_calls, stop_tasks
 from trapline.platform.pokes import is_poke, poke_again
 from trapline.platform.tracee import Tracee
 from trapline.sentry.kernel import task_stop
+from trapline.sentry.kernel.block import Outcome
 from trapline.sentry.kernel.signal_deliver import host_signal, next_delivery
 from trapline.sentry.kernel.signals import SIGCONT, pack_siginfo, unpack_siginfo
 
@@ -26,9 +27,13 @@ def delivery_stop(e: Engine, t: Tracee, signo: int) -> None:
     task = t.task
     assert task is not None
     kernel = e.kernel
+    host_masks.came(e, t, signo)
     poked = is_poke(raw, t)
     if not poked:
         host_signal(kernel, task, unpack_siginfo(raw))
+    if task.tid in kernel.signal_waiters:
+        e.dispatcher.resume(task.tid, Outcome.WOKEN)  # it looks whether this is what it waits for
+    opened = host_masks.close(t)
     if t.reissue is not None:
         # Between the choice of a wait and the host's reaping: a handler that ran now, and perhaps never came
         # back, would lose the zombie. The signal stays in its queue until the call is done.
@@ -58,6 +63,8 @@ def delivery_stop(e: Engine, t: Tracee, signo: int) -> None:
         if not poked:
             e.watch.ignored(t, raw)
         t.after_stop = False
+        if opened and task.tid in kernel.signal_waiters:
+            host_masks.open_for(t, opened)
         e.resume(t)
         return
     info = pack_siginfo(delivery.info)

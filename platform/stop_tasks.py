@@ -132,6 +132,7 @@ def exec_event(e: Engine, t: Tracee) -> None:
     t.parked = False
     t.reissue = t.execute = None
     t.saved = None
+    t.opened = 0
     t.task = task_exec.exec_done(e.kernel, t.tid, former_tid)
     e.watch.executed(t, former_tid)
     release_holder(e, t)
@@ -177,6 +178,7 @@ def died(e: Engine, host: int, status: int, rusage: bytes) -> None:
         return
     if t.host == t.host_group and t.task is not None:
         note_user(e, t)
+        e.poked_groups.pop(t.host_group, None)
     if e.by_tid.get(t.tid) is t:
         del e.by_tid[t.tid]
     if t.holding is not None:

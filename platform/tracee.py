@@ -24,7 +24,9 @@ class Tracee:
         "listening",
         "memory",
         "nr",
+        "opened",
         "parked",
+        "poked",
         "reissue",
         "repoke",
         "saved",
@@ -43,6 +45,8 @@ class Tracee:
         self.nr = -1  # the call in flight, for those that came by a stop
         self.args: tuple[int, ...] = ()
         self.parked = False  # it waits in pause(2) in place of its call
+        self.opened = 0  # signals that come to a stop though the mask blocks them; see host_masks.py
+        self.poked = 0  # signals by which it was poked and has not stopped yet
         self.reissue: Execute | None = None  # at its next entry stop, have the host execute this
         self.self_sent = 0  # the signal whose poke is its own kill, executed by the host (pokes.py)
         self.repoke = False  # a signal was put off until the call in flight is done

@@ -56,6 +56,14 @@ class Platform(Protocol):
     def poke_process(self, tgid: int, signo: int) -> None:
         """The same for whichever living thread of a process the host finds first, the leader preferred."""
 
+    def host_pending(self, tid: int) -> int:
+        """The set of signals that the host itself made for a thread or its process (SIGPIPE, a terminal's keys, SIGIO)
+        and holds back, since the mask blocks them. Pokes are none of them."""
+
+    def open_mask(self, tid: int, signals: int) -> None:
+        """Let the host's signals of this set come to delivery stops of a thread although the kernel's mask blocks them,
+        while its call in flight waits (Linux do_sigtimedwait does so). The thread stands at a stop."""
+
     def kill_group(self, tgid: int) -> None:
         """SIGKILL to a whole thread group, at once."""
 

@@ -299,8 +299,9 @@ static void children(void)
     wait_count(1);
     wait4(child, &status, 0, &usage);
     show_child("exit", child);
-    say("user time as in rusage: %s, system time: %s, some: %s", yes(labs(last.si_utime - ticks(usage.ru_utime)) <= 1),
-        yes(labs(last.si_stime - ticks(usage.ru_stime)) <= 1), yes(last.si_utime > 8));
+    /* rusage divides by what was measured, the signal counts the ticks that it was met at. */
+    long told = last.si_utime + last.si_stime, used = ticks(usage.ru_utime) + ticks(usage.ru_stime);
+    say("times as in rusage, nearly: %s, some: %s", yes(labs(told - used) <= 7), yes(told > 5));
     /* A grandchild's time is in the rusage, and not in the signal. */
     count = 0;
     child = fork_or_die();
@@ -327,20 +328,20 @@ static void children(void)
     }
     wait_count(1);
     show_child("stop", child);
-    say("time at the stop: %s", yes(last.si_utime > 8));
+    say("time at the stop: %s", yes(last.si_utime > 5));
     count = 0;
     kill(child, SIGCONT);
     wait_count(1);
     show_child("continue", child);
-    say("time at the continuation: %s", yes(last.si_utime > 8));
+    say("time at the continuation: %s", yes(last.si_utime > 5));
     count = 0;
     kill(child, SIGKILL);
     wait_count(1);
     show_child("kill", child);
-    say("time at the end: %s", yes(last.si_utime > 8));
+    say("time at the end: %s", yes(last.si_utime > 5));
     reap(child);
     if (getuid() == 0) {
-        const uid_t ids[][3] = {{1001, 1002, 1003}, {1001, 0, 0}, {0, 1002, 0}};
+        const uid_t ids[][3] = {{1001, 1002, 1003}, {0, 1002, 0}};
         for (size_t i = 0; i < COUNT_OF(ids); i++) {
             count = 0;
             child = fork_or_die();
@@ -356,7 +357,7 @@ static void children(void)
             say("waitid: uid %d", (int)info.si_uid);
         }
     } else {
-        for (int i = 0; i < 3; i++)
+        for (int i = 0; i < 2; i++)
             say("another user: needs root");
     }
     signal(SIGCHLD, SIG_DFL);

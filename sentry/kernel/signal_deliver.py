@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trapline.sentry.kernel.signal_send import action_of, deliverable
+from trapline.sentry.kernel.signal_send import action_of, deliverable, is_ignored
 from trapline.sentry.kernel.signals import (
     DEFAULT_CORE,
     DEFAULT_IGNORE,
@@ -23,6 +23,7 @@ from trapline.sentry.kernel.signals import (
     SIGALRM,
     SIGCHLD,
     SIGCONT,
+    SIGRTMIN,
     SYNCHRONOUS,
     UNMASKABLE,
     bit,
@@ -63,12 +64,12 @@ def host_signal(kernel: Kernel, task: Task, info: SigInfo) -> None:
         return
     if info.signo == SIGCONT and info.code >= 0 and kernel.state.groups:
         kernel.continued_by_host(group)
-    handler = action_of(group, info.signo).handler
-    if handler == SIG_IGN or (handler == SIG_DFL and DEFAULT_IGNORE & bit(info.signo)):
+    waiting = kernel.signal_waiters.get(task.tid, 0) & bit(info.signo)
+    if is_ignored(group, info.signo) and not waiting:
         return
     # SIGPIPE and SIGXFSZ are the thread's own; the rest came to the process.
     queue = task.pending if info.signo in (13, 25) else group.pending
-    if not any(p.signo == info.signo for p in queue):
+    if info.signo >= SIGRTMIN or not any(p.signo == info.signo for p in queue):
         queue.append(info)
         if queue is task.pending:
             group.queues[task.tid] = 0

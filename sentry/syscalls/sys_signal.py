@@ -263,10 +263,10 @@ def rt_sigprocmask(kernel: Kernel, task: Task, how: int, new: int, old: int, siz
 
 @handler("rt_sigpending")
 def rt_sigpending(kernel: Kernel, task: Task, address: int, size: int) -> int:
-    """rt_sigpending(2): pending and blocked."""
+    """rt_sigpending(2): pending and blocked, what the host holds back for itself included."""
     if size > 8:
         raise OSError(errno.EINVAL, "sigsetsize")
-    found = 0
+    found = kernel.platform.host_pending(task.tid)
     for info in task.pending + kernel.group(task).pending:
         found |= bit(info.signo)
     kernel.memory(task).write(address, struct.pack("<Q", found & task.mask)[:size])

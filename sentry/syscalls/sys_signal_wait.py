@@ -17,6 +17,9 @@ from trapline.sentry.syscalls.registry import handler
 INTERRUPTED = frozenset({-4, -512, -513, -514, -516})
 
 
+_SURE = 10_000_000  # ns in which a signal that is pending on the host is at its stop
+
+
 @handler("pause")
 async def pause(kernel: Kernel, task: Task) -> int:
     """pause(2)."""
@@ -47,10 +50,19 @@ async def rt_sigtimedwait(kernel: Kernel, task: Task, wanted: int, info: int, ti
             if info:
                 memory.write(info, pack_siginfo(found))
             return found.signo
+        deadline = record.deadline
+        now = kernel.keeper.now(CLOCK_MONOTONIC)
+        coming = bool(kernel.platform.host_pending(task.tid) & asked)
+        if coming and deadline >= 0:
+            # It comes to a stop as soon as the mask lets it, whatever the timeout, unless another thread takes it in
+            # this very moment.
+            deadline = max(deadline, now + _SURE)
+        if deadline < 0 or now < deadline:
+            kernel.platform.open_mask(task.tid, asked)
         kernel.signal_waiters[task.tid] = asked
-        outcome = await kernel.block(task, CLOCK_MONOTONIC, record.deadline, "sigtimedwait")
+        outcome = await kernel.block(task, CLOCK_MONOTONIC, deadline, "sigtimedwait")
         kernel.signal_waiters.pop(task.tid, None)
-        if outcome is Outcome.TIMED_OUT:
+        if outcome is Outcome.TIMED_OUT and not coming:
             raise OSError(errno.EAGAIN, "timeout")
         if outcome is Outcome.INTERRUPTED:
             raise Interrupted(Restart.EINTR)

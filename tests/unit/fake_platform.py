@@ -48,6 +48,8 @@ class FakePlatform:
         self.memories: dict[int, FakeMemory] = {}
         self.pokes: list[tuple[int, int]] = []
         self.killed: list[int] = []
+        self.held: dict[int, int] = {}  # what the host made and holds back
+        self.opened: list[tuple[int, int]] = []
         self.continued: list[int] = []
         self.completed: list[tuple[int, int]] = []
         self.executed: list[tuple[int, Execute]] = []
@@ -91,6 +93,12 @@ class FakePlatform:
 
     def poke_process(self, tgid: int, signo: int) -> None:
         self.pokes.append((tgid, signo))
+
+    def host_pending(self, tid: int) -> int:
+        return self.held.get(tid, 0)
+
+    def open_mask(self, tid: int, signals: int) -> None:
+        self.opened.append((tid, signals))
 
     def kill_group(self, tgid: int) -> None:
         self.killed.append(tgid)

@@ -6,7 +6,7 @@ import struct
 import pytest
 
 from trapline.sentry.kernel import signal_send, task_exit, task_stop
-from trapline.sentry.kernel.block import Reply
+from trapline.sentry.kernel.block import Outcome, Reply
 from trapline.sentry.kernel.signal_deliver import host_signal, next_delivery
 from trapline.sentry.kernel.signals import (
     SA_NODEFER,
@@ -231,3 +231,62 @@ def test_sigtimedwait_times_out(world):
     assert world.call(world.root, "rt_sigtimedwait", 0x1000, 0, 0x1010, 8) is Reply.BLOCKED
     world.advance(1_000_000_000)
     assert world.platform.completed == [(2, -errno.EAGAIN)]
+
+
+def test_a_siginfo_that_looks_like_a_faults_is_none(world):
+    """rt_tgsigqueueinfo to oneself may say anything; blocked it waits, and does not kill."""
+    group(world).actions[SIGSEGV] = HANDLER
+    world.root.mask = bit(SIGSEGV)
+    world.kernel.send_signal(2, SigInfo(SIGSEGV, code=1), tid=2)
+    assert next_delivery(world.kernel, world.root) is None
+    world.root.mask = 0
+    delivery = next_delivery(world.kernel, world.root)
+    assert delivery is not None and delivery.handler
+
+
+def test_signals_of_faults_are_taken_before_lower_numbers(world):
+    """Linux next_signal, also when another process sent them."""
+    for signo in (SIGUSR1, SIGSEGV, 1):
+        group(world).actions[signo] = HANDLER
+        world.kernel.send_signal(2, SigInfo(signo))
+    assert [next_delivery(world.kernel, world.root).info.signo for _ in range(3)] == [SIGSEGV, 1, SIGUSR1]
+
+
+def test_what_the_host_holds_back_is_pending_and_ends_a_wait(world):
+    """SIGPIPE while it is blocked: the host has it, the kernel hears of it when the mask lets it stop the thread."""
+    memory = world.platform.memory(2)
+    memory.write(0x1000, struct.pack("<Q", bit(13)))
+    memory.write(0x1010, struct.pack("<qq", 0, 0))
+    world.root.mask = bit(13)
+    assert world.call(world.root, "rt_sigtimedwait", 0x1000, 0, 0x1010, 8) == -errno.EAGAIN
+    assert world.platform.opened == []
+    world.platform.held[2] = bit(13)
+    assert world.call(world.root, "rt_sigpending", 0x1020, 8) == 0
+    assert struct.unpack("<Q", memory.read(0x1020, 8)) == (bit(13),)
+    assert world.call(world.root, "rt_sigtimedwait", 0x1000, 0, 0x1010, 8) is Reply.BLOCKED
+    assert world.platform.opened == [(2, bit(13))]
+    world.platform.held[2] = 0
+    host_signal(world.kernel, world.root, SigInfo(13))
+    world.dispatcher.resume(2, Outcome.WOKEN)
+    assert world.dispatcher.interrupt(world.root, None) is None  # it has reached the guest: `deliver`
+    assert world.platform.completed == [(2, 13)]
+
+
+def test_a_wait_without_time_ends_though_another_thread_took_the_signal(world):
+    memory = world.platform.memory(2)
+    memory.write(0x1000, struct.pack("<Q", bit(13)))
+    memory.write(0x1010, struct.pack("<qq", 0, 0))
+    world.root.mask, world.platform.held[2] = bit(13), bit(13)
+    assert world.call(world.root, "rt_sigtimedwait", 0x1000, 0, 0x1010, 8) is Reply.BLOCKED
+    world.platform.held[2] = 0
+    world.advance(20_000_000)
+    assert world.platform.completed == [(2, -errno.EAGAIN)]
+
+
+def test_real_time_signals_of_the_host_queue(world):
+    """F_SETSIG: one for each event."""
+    group(world).actions[40] = HANDLER
+    world.root.mask = bit(40)
+    for _ in range(3):
+        host_signal(world.kernel, world.root, SigInfo(40, code=1))
+    assert len(group(world).pending) == 3

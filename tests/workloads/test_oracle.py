@@ -13,6 +13,8 @@ DETERMINISTIC = (
     "jobs",
     "orphans",
     "signals",
+    "siginfo",
+    "hostmade",
     "timing",
     "clocks",
     "badptr",
