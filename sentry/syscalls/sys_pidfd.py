@@ -10,7 +10,16 @@ from trapline.sentry.kernel.kernel import Kernel
 from trapline.sentry.kernel.signals import SI_TKILL, SI_USER
 from trapline.sentry.kernel.state import SigInfo, Task, ThreadGroup
 from trapline.sentry.syscalls.registry import handler
-from trapline.sentry.syscalls.sys_signal import check_number, claims_kernel, from_user, may_signal, read_info
+from trapline.sentry.syscalls.sys_signal import (
+    INIT,
+    check_number,
+    claims_kernel,
+    from_user,
+    may_signal,
+    process_of,
+    read_info,
+    signal_init,
+)
 
 THREAD, THREAD_GROUP, PROCESS_GROUP = 1, 2, 4  # PIDFD_SIGNAL_*
 SELF_THREAD, SELF_THREAD_GROUP = -10000, -10001  # PIDFD_SELF_*
@@ -67,12 +76,10 @@ def pidfd_send_signal(kernel: Kernel, task: Task, fd: int, signo: int, address: 
             raise OSError(errno.EPERM, "si_code")
     else:
         info = from_user(kernel, task, signo, SI_TKILL if scope == THREAD else SI_USER)
-    if scope == PROCESS_GROUP:
-        targets = family.members(kernel.state, ident)
-    else:
-        thread = kernel.state.tasks.get(ident)
-        group = kernel.state.groups.get(thread.tgid if thread is not None else ident)
-        targets = [] if group is None else [group]
+    if ident == INIT and scope != PROCESS_GROUP:
+        check_number(signo)
+        return signal_init(kernel, task)
+    targets = family.members(kernel.state, ident) if scope == PROCESS_GROUP else [process_of(kernel, ident)]
     return _send(kernel, task, targets, ident if scope == THREAD else 0, info)
 
 

@@ -66,13 +66,22 @@ def from_user(kernel: Kernel, task: Task, signo: int, code: int) -> SigInfo:
     return SigInfo(signo=signo, code=code, pid=task.tgid, uid=task.uid)
 
 
-def _kill_init(kernel: Kernel, task: Task) -> int:
+def signal_init(kernel: Kernel, task: Task) -> int:
     """The sandbox's init takes no signal for which it has no handler (pid_namespaces(7)), but not everybody
     may send one."""
     (real, effective, _), capabilities = kernel.platform.credentials(task.tid)
     if not capabilities >> CAP_KILL & 1 and kernel.state.init_uid not in (real, effective):
         raise OSError(errno.EPERM, "not permitted")
     return 0
+
+
+def process_of(kernel: Kernel, pid: int) -> ThreadGroup:
+    """A process by its id or that of one of its threads, which Linux takes for it. ESRCH."""
+    thread = kernel.state.tasks.get(pid)
+    found = kernel.state.groups.get(pid if thread is None else thread.tgid)
+    if found is None:
+        raise OSError(errno.ESRCH, "no such process")
+    return found
 
 
 @handler("kill")
@@ -82,14 +91,8 @@ def kill(kernel: Kernel, task: Task, pid: int, signo: int) -> int:
     if pid > 0:
         if pid == INIT:
             check_number(signo)
-            return _kill_init(kernel, task)
-        target = groups.get(pid)
-        if target is None:
-            other = kernel.state.tasks.get(pid)  # Linux takes a thread's id for its process
-            target = groups.get(other.tgid) if other else None
-        if target is None:
-            raise OSError(errno.ESRCH, "no such process")
-        targets = [target]
+            return signal_init(kernel, task)
+        targets = [process_of(kernel, pid)]
     elif pid == -1:
         targets = [g for g in groups.values() if g.tgid != task.tgid]
     else:
@@ -121,6 +124,9 @@ def _thread(kernel: Kernel, tgid: int, tid: int) -> tuple[Task, ThreadGroup]:
 
 
 def _send_to_thread(kernel: Kernel, task: Task, tgid: int, tid: int, signo: int, info: SigInfo | None) -> int:
+    if tid == INIT and tgid in (0, INIT):
+        check_number(signo)
+        return signal_init(kernel, task)
     zombie = kernel.state.groups.get(tid)
     if zombie is not None and zombie.exit_status >= 0 and tgid in (0, tid):
         # It exists until it is reaped, but nothing can happen to it.
@@ -187,9 +193,10 @@ def rt_sigqueueinfo(kernel: Kernel, task: Task, tgid: int, signo: int, address: 
     info = read_info(kernel, task, address)
     info.signo = signo
     may_claim(task, tgid, info)
-    target = kernel.state.groups.get(tgid)
-    if target is None:
-        raise OSError(errno.ESRCH, "no such process")
+    if tgid == INIT:
+        check_number(signo)
+        return signal_init(kernel, task)
+    target = process_of(kernel, tgid)
     check_number(signo)
     if not may_signal(kernel, task, target, signo):
         raise OSError(errno.EPERM, "not permitted")
