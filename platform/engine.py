@@ -61,6 +61,8 @@ class Engine(HostServices):
         self.stillborn: set[int] = set()
         #: By which signals processes were poked as a whole, until a thread stops for it.
         self.poked_groups: dict[int, int] = {}
+        #: By process, the thread that is to hand signals to the host's queue.
+        self.lenders: dict[int, Tracee] = {}
         #: Deaths that were met while something else was waited for.
         self.deferred: list[tuple[int, int, bytes]] = []
         self.sources = StopSources()
@@ -274,14 +276,18 @@ class Engine(HostServices):
             return
         t = self.by_tid.get(tgid)
         if t is not None:
-            self._poke_group(t, signo)
+            self.poke_group(t, signo)
 
-    def _poke_group(self, t: Tracee, signo: int) -> None:
+    def poke_group(self, t: Tracee, signo: int) -> None:
+        """Poke a process, and note it."""
         self.poked_groups[t.host_group] = self.poked_groups.get(t.host_group, 0) | bit(signo)
         pokes.poke_group(t.host_group, signo)
 
     def host_pending(self, tid: int) -> int:
         return host_masks.pending(self, self.find(tid))
+
+    def lend(self, tid: int, signo: int, shared: bool) -> None:
+        host_masks.ask_to_lend(self, self.find(tid), signo, shared)
 
     def open_mask(self, tid: int, signals: int) -> None:
         host_masks.open_for(self.find(tid), signals)
@@ -302,5 +308,5 @@ class Engine(HostServices):
         for tid in group.threads if group else ():
             t = self.by_tid.get(tid)
             if t is not None:
-                self._poke_group(t, signal.SIGCONT)
+                self.poke_group(t, signal.SIGCONT)
                 return

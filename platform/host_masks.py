@@ -12,12 +12,17 @@ import os
 from typing import TYPE_CHECKING
 
 from trapline.platform import ptrace_calls as pt
+from trapline.platform import stop_calls
 from trapline.platform.tracee import Tracee
-from trapline.sentry.kernel.signals import SIGCHLD, bit
+from trapline.sentry.kernel.signal_lend import lent
+from trapline.sentry.kernel.signals import DEFAULT_STOP, SIGCHLD, SIGCONT, SIGRTMAX, UNMASKABLE, bit, pack_siginfo
 from trapline.sentry.protocol import Gone
 
 if TYPE_CHECKING:
     from trapline.platform.engine import Engine
+
+#: Signals that do something when they are sent, whoever takes them.
+_NO_POKES = DEFAULT_STOP | UNMASKABLE | bit(SIGCONT)
 
 
 def pending(e: Engine, t: Tracee) -> int:
@@ -70,3 +75,72 @@ def close(t: Tracee) -> int:
         assert t.task is not None
         pt.set_sigmask(t.host, t.task.mask)
     return opened
+
+
+def _mask(t: Tracee) -> int:
+    """The mask that the host has once the call in flight, ppoll perhaps, was interrupted."""
+    assert t.task is not None
+    return t.task.saved_mask if t.task.saved_mask >= 0 else t.task.mask
+
+
+def ask_to_lend(e: Engine, t: Tracee, signo: int, shared: bool) -> None:
+    """Bring a thread to hand a signal over: to an event stop first, where its mask can be opened for a poke."""
+    t.lending.append((signo, shared))
+    e.lenders[t.host_group] = t
+    if not t.listening:
+        pt.call(pt.PTRACE_INTERRUPT, t.host)
+
+
+def open_to_lend(e: Engine, t: Tracee) -> None:
+    """At an event stop of a thread that is to hand signals over: poke it, by a signal for which nobody has a signalfd
+    (it would be read there, cookie and all), and which the mask lets through now."""
+    assert t.task is not None
+    watched = e.kernel.group(t.task).watched | _NO_POKES
+    t.lend_by = next((signo for signo in range(SIGRTMAX, 0, -1) if not watched & bit(signo)), 0)
+    if not t.lend_by:
+        t.lending.clear()  # signalfds of every signal there is: what is held is read no sooner than it is unblocked
+        return
+    pt.set_sigmask(t.host, _mask(t) & ~bit(t.lend_by) & ~t.opened)
+    if t.lending[0][1]:
+        e.poke_group(t, t.lend_by)
+    else:
+        e.poke(t.tid, t.lend_by)
+
+
+def lend_here(e: Engine, t: Tracee, signo: int) -> bool:
+    """At the stop of a poke: hand a signal over if this is the poke for that.
+
+    A thread that goes on with a signal that it blocks has it queued by the host again, for itself or its process as the
+    poke came, with the siginfo that it has then, whatever that claims (Linux ptrace_signal). Nobody outside could queue
+    kill's siginfo with the sender's id. A poke to the process may have come to another thread than the one that was
+    chosen, which does as well.
+    """
+    chosen = e.lenders.get(t.host_group)
+    if chosen is None or not chosen.lending or signo != chosen.lend_by:
+        return False
+    assert t.task is not None
+    chosen.lend_by = 0
+    wanted, _ = chosen.lending.pop(0)
+    mask = _mask(t)
+    if t is chosen:
+        pt.set_sigmask(t.host, mask & ~t.opened)
+    if t is not chosen or chosen.lending:
+        pt.call(pt.PTRACE_INTERRUPT, chosen.host)  # there its mask is made right, and the next one has its turn
+    info = lent(e.kernel, t.task, wanted) if mask & bit(wanted) else None
+    if info is None:
+        return False
+    pt.set_siginfo(t.host, pack_siginfo(info))
+    if t.task.call is None:
+        e.regs.load(t.host)
+        stop_calls.hide_interruption(e, t)
+    e.resume(t, wanted)
+    return True
+
+
+def event_stop(e: Engine, t: Tracee) -> None:
+    """At an event stop: what there is to hand over, or the mask as it was before that."""
+    if t.lending:
+        open_to_lend(e, t)
+    elif e.lenders.get(t.host_group) is t:
+        del e.lenders[t.host_group]
+        pt.set_sigmask(t.host, _mask(t) & ~t.opened)

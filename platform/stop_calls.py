@@ -260,6 +260,8 @@ def interrupted(e: Engine, t: Tracee) -> None:
         _after_group_stop(e, t)
     else:
         hide_interruption(e, t)
+    if e.lenders:
+        host_masks.event_stop(e, t)
     e.resume(t)
 
 

@@ -29,6 +29,8 @@ def delivery_stop(e: Engine, t: Tracee, signo: int) -> None:
     kernel = e.kernel
     host_masks.came(e, t, signo)
     poked = is_poke(raw, t)
+    if poked and e.lenders and host_masks.lend_here(e, t, signo):
+        return
     if not poked:
         host_signal(kernel, task, unpack_siginfo(raw))
     if task.tid in kernel.signal_waiters:

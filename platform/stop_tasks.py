@@ -179,6 +179,8 @@ def died(e: Engine, host: int, status: int, rusage: bytes) -> None:
     if t.host == t.host_group and t.task is not None:
         note_user(e, t)
         e.poked_groups.pop(t.host_group, None)
+    if e.lenders.get(t.host_group) is t:
+        del e.lenders[t.host_group]
     if e.by_tid.get(t.tid) is t:
         del e.by_tid[t.tid]
     if t.holding is not None:

@@ -21,6 +21,8 @@ class Tracee:
         "holding",
         "host",
         "host_group",
+        "lend_by",
+        "lending",
         "listening",
         "memory",
         "nr",
@@ -46,6 +48,8 @@ class Tracee:
         self.args: tuple[int, ...] = ()
         self.parked = False  # it waits in pause(2) in place of its call
         self.opened = 0  # signals that come to a stop though the mask blocks them; see host_masks.py
+        self.lending: list[tuple[int, bool]] = []  # signals that the host shall queue at a stop of its; host_masks.py
+        self.lend_by = 0  # the number of the poke for that
         self.poked = 0  # signals by which it was poked and has not stopped yet
         self.reissue: Execute | None = None  # at its next entry stop, have the host execute this
         self.self_sent = 0  # the signal whose poke is its own kill, executed by the host (pokes.py)

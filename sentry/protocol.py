@@ -64,6 +64,10 @@ class Platform(Protocol):
         """Let the host's signals of this set come to delivery stops of a thread although the kernel's mask blocks them,
         while its call in flight waits (Linux do_sigtimedwait does so). The thread stands at a stop."""
 
+    def lend(self, tid: int, signo: int, shared: bool) -> None:
+        """Bring a thread that blocks this signal to a stop where the host can queue it, with its siginfo, for the
+        thread or for its process: `signal_lend.lent` gives it there."""
+
     def kill_group(self, tgid: int) -> None:
         """SIGKILL to a whole thread group, at once."""
 

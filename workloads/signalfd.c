@@ -73,21 +73,25 @@ static void own(void)
 {
     block(SIG_BLOCK, SIGUSR1, SIGRTMIN);
     int fd = open_for(SIGUSR1, SIGRTMIN);
-    say("nothing: readable %d, %s", readable(fd, 0), next(fd));
+    int ready = readable(fd, 0);
+    say("nothing: readable %d, %s", ready, next(fd));
     kill(getpid(), SIGUSR1);
     say("kill: readable %d", readable(fd, 1000));
     say("pending %d", is_pending(SIGUSR1));
     say("%s", next(fd));
     say("then: readable %d, pending %d", readable(fd, 0), is_pending(SIGUSR1));
     raise(SIGUSR1);
-    say("raise: readable %d: %s", readable(fd, 1000), next(fd));
+    ready = readable(fd, 1000);
+    say("raise: readable %d: %s", ready, next(fd));
     for (int i = 0; i < 3; i++)
         sigqueue(getpid(), SIGRTMIN, (union sigval){.sival_int = i});
     struct signalfd_siginfo several[4];
     ssize_t got = readable(fd, 1000) == 1 ? read(fd, several, sizeof several) : -1;
     say("three at once: %s, in order %s", yes(got == 3 * sizeof several[0]), yes(several[0].ssi_int == 0 && several[2].ssi_int == 2));
     kill(getpid(), SIGUSR1);
-    say("sigwait takes it: %d, readable %d, %s", take(SIGUSR1) == SIGUSR1, readable(fd, 0), next(fd));
+    int got_by_wait = take(SIGUSR1) == SIGUSR1;
+    ready = readable(fd, 0);
+    say("sigwait takes it: %d, readable %d, %s", got_by_wait, ready, next(fd));
     kill(getpid(), SIGUSR1);
     signal(SIGUSR1, note);
     block(SIG_UNBLOCK, SIGUSR1, 0);
@@ -101,13 +105,15 @@ static void own(void)
     close(fd);
     kill(getpid(), SIGUSR1);
     fd = open_for(SIGUSR1, 0);
-    say("pending before it was made: readable %d: %s", readable(fd, 1000), next(fd));
+    ready = readable(fd, 1000);
+    say("pending before it was made: readable %d: %s", ready, next(fd));
     sigset_t other = set_of(SIGUSR2, 0);
     block(SIG_BLOCK, SIGUSR2, 0);
     kill(getpid(), SIGUSR2);
     say("of no interest: %d", readable(fd, 0));
     say("changed: %s", yes(signalfd(fd, &other, 0) == fd));
-    say("of interest now: %d: %s", readable(fd, 1000), next(fd));
+    ready = readable(fd, 1000);
+    say("of interest now: %d: %s", ready, next(fd));
     close(fd);
     block(SIG_UNBLOCK, SIGUSR1, SIGRTMIN);
     block(SIG_UNBLOCK, SIGUSR2, 0);
@@ -202,10 +208,64 @@ static void waiting(void)
     block(SIG_UNBLOCK, SIGUSR1, 0);
 }
 
+/* A thread serves a signalfd while every thread blocks everything; another process sends. */
+static void *serve(void *argument)
+{
+    int fd = *(int *)argument, ordered = 0, users = 0, wrong = 0;
+    while (ordered < 200) {
+        struct pollfd waiter = {fd, POLLIN, 0};
+        if (poll(&waiter, 1, 10000) != 1)
+            break;
+        struct signalfd_siginfo infos[8];
+        ssize_t got = read(fd, infos, sizeof infos);
+        for (ssize_t i = 0; i < got / (ssize_t)sizeof infos[0]; i++) {
+            if (infos[i].ssi_signo == SIGUSR1)
+                users++, wrong += infos[i].ssi_code != SI_USER || (pid_t)infos[i].ssi_pid == getpid();
+            else
+                wrong += infos[i].ssi_int != ordered++ || infos[i].ssi_code != SI_QUEUE;
+        }
+    }
+    say("queued ones in order: %d, the other came: %s, wrong: %d", ordered, yes(users > 0), wrong);
+    return NULL;
+}
+
+static void threads(void)
+{
+    sigset_t all, old;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    sigset_t set = set_of(SIGUSR1, SIGRTMIN + 1);
+    int fd = signalfd(-1, &set, SFD_CLOEXEC);
+    pid_t parent = getpid(), child = fork_or_die();
+    if (child == 0) {
+        for (int i = 0; i < 200; i++) {
+            kill(parent, SIGUSR1);
+            while (sigqueue(parent, SIGRTMIN + 1, (union sigval){.sival_int = i}) < 0)
+                sleep_ms(1);
+        }
+        _exit(0);
+    }
+    pthread_t thread;
+    pthread_create(&thread, NULL, serve, &fd);
+    pthread_join(thread, NULL);
+    say("%s", status_text(reap(child)));
+    close(fd);
+    pid_t emptied = fork_or_die(); /* what is left pending is not inherited */
+    if (emptied == 0) {
+        pthread_sigmask(SIG_SETMASK, &old, NULL);
+        _exit(0);
+    }
+    say("%s", status_text(reap(emptied)));
+    while (take(SIGUSR1) > 0)
+        ;
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+}
+
 int main(int argc, char **argv)
 {
     static const struct section sections[] = {
         {"own", own}, {"event loop", event_loop}, {"timers", timers}, {"waiting", waiting},
+        {"threads", threads},
     };
     return run_sections(argc, argv, sections, COUNT_OF(sections));
 }

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
+from trapline.sentry.kernel import signal_lend
 from trapline.sentry.kernel.signals import (
     DEFAULT_IGNORE,
     DEFAULT_STOP,
@@ -74,7 +75,8 @@ def send(kernel: Kernel, group: ThreadGroup, info: SigInfo, tid: int = 0) -> Non
         group.queues[target.tid] = 0
     if kernel.signal_taken_by_waiter(group, target, signo):
         return
-    notify(kernel, group, signo, target)
+    if not notify(kernel, group, signo, target) and group.watched:
+        signal_lend.lend(kernel, group, signo, target)
 
 
 def queue_is_full(kernel: Kernel, group: ThreadGroup) -> bool:
@@ -141,11 +143,11 @@ def flush(kernel: Kernel, group: ThreadGroup, signals: int) -> None:
         task.pending = [p for p in task.pending if not signals & bit(p.signo)]
 
 
-def notify(kernel: Kernel, group: ThreadGroup, signo: int, target: Task | None = None) -> None:
+def notify(kernel: Kernel, group: ThreadGroup, signo: int, target: Task | None = None) -> bool:
     """Bring a thread that can take this signal to a delivery stop.
 
     For a process-directed signal the main thread is preferred, then the first that does not block it
-    (Linux complete_signal). When all block it, it waits until one unblocks it.
+    (Linux complete_signal). When all block it, it waits until one unblocks it: False.
     """
     wanted = bit(signo)
     tasks = kernel.state.tasks
@@ -158,7 +160,8 @@ def notify(kernel: Kernel, group: ThreadGroup, signo: int, target: Task | None =
                 kernel.platform.poke_process(group.tgid, poke_number(task, wanted))
             else:
                 kernel.platform.poke(task.tid, poke_number(task, wanted))
-            return
+            return True
+    return False
 
 
 def poke_number(task: Task, ready: int) -> int:
@@ -200,6 +203,8 @@ def mask_changed(kernel: Kernel, task: Task, old: int) -> None:
     for info in group.pending:
         if newly & bit(info.signo):
             notify(kernel, group, info.signo)
+    if newly & group.watched:
+        signal_lend.lend_pending(kernel, task, newly)
 
 
 __all__ = [

@@ -95,6 +95,7 @@ class ThreadGroup(msgspec.Struct):
     actions: dict[int, SigAction] = {}  # only those that are not SIG_DFL
     pending: list[SigInfo] = []  # directed at the process
     queues: dict[int, int] = {}  # tids whose own queue may not be empty; see signal_send.queueing
+    watched: int = 0  # signals of which the process has, or inherited, a signalfd; see signal_lend.py
     exit_signal: int = 17  # SIGCHLD; 0 for none
     parent_tid: int = 0  # the thread of the parent that made it (for __WNOTHREAD)
     subreaper: bool = False

@@ -52,6 +52,7 @@ def new_task(kernel: Kernel, creator: Task, tid: int, flags: int, exit_signal: i
         parent_tid=creator.tid,
         exit_signal=exit_signal,
         limits=dict(parent.limits) if parent.limits else {},
+        watched=parent.watched,
         vdso=parent.vdso,
     )
     if flags & CLONE_PARENT:

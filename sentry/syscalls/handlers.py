@@ -11,6 +11,7 @@ FAMILIES = (
     "sys_signal",
     "sys_signal_wait",
     "sys_pidfd",
+    "sys_signalfd",
     "sys_wait",
     "sys_process",
     "sys_affinity",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trapline.sentry.syscalls.table_types import Support, native, non_zero, notify, stop, wrap
+from trapline.sentry.syscalls.table_types import native, non_zero, notify, stop, wrap
 
 _ONLY_WITH_MASK = "native without a mask"
 
@@ -50,20 +50,8 @@ ROWS = (
         _ONLY_WITH_MASK,
         when=non_zero(4),
     ),
-    native(
-        282,
-        "signalfd",
-        "int ufd, sigset_t *user_mask, size_t sizemask",
-        "does not see signals that wait in the sentry's queues",
-        Support.PARTIAL,
-    ),
-    native(
-        289,
-        "signalfd4",
-        "int ufd, sigset_t *user_mask, size_t sizemask, int flags",
-        "as signalfd",
-        Support.PARTIAL,
-    ),
+    notify(282, "signalfd", "int ufd, sigset_t *user_mask, size_t sizemask"),
+    notify(289, "signalfd4", "int ufd, sigset_t *user_mask, size_t sizemask, int flags"),
     notify(297, "rt_tgsigqueueinfo", "pid_t tgid, pid_t tid, int sig, siginfo_t *uinfo"),
     notify(424, "pidfd_send_signal", "int pidfd, int sig, siginfo_t *info, unsigned int flags"),
     wrap(

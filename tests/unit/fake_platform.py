@@ -50,6 +50,7 @@ class FakePlatform:
         self.killed: list[int] = []
         self.held: dict[int, int] = {}  # what the host made and holds back
         self.opened: list[tuple[int, int]] = []
+        self.lendings: list[tuple[int, int, bool]] = []
         self.continued: list[int] = []
         self.completed: list[tuple[int, int]] = []
         self.executed: list[tuple[int, Execute]] = []
@@ -99,6 +100,9 @@ class FakePlatform:
 
     def open_mask(self, tid: int, signals: int) -> None:
         self.opened.append((tid, signals))
+
+    def lend(self, tid: int, signo: int, shared: bool) -> None:
+        self.lendings.append((tid, signo, shared))
 
     def kill_group(self, tgid: int) -> None:
         self.killed.append(tgid)

@@ -5,7 +5,7 @@ import struct
 
 import pytest
 
-from trapline.sentry.kernel import signal_send, task_exit, task_stop
+from trapline.sentry.kernel import signal_lend, signal_send, task_exit, task_stop
 from trapline.sentry.kernel.block import Outcome, Reply
 from trapline.sentry.kernel.signal_deliver import host_signal, next_delivery
 from trapline.sentry.kernel.signals import (
@@ -290,3 +290,35 @@ def test_real_time_signals_of_the_host_queue(world):
     for _ in range(3):
         host_signal(world.kernel, world.root, SigInfo(40, code=1))
     assert len(group(world).pending) == 3
+
+
+def test_what_a_signalfd_may_look_for_moves_to_the_host(world):
+    """Only what is blocked, and only of its mask; a child inherits the descriptor."""
+    world.root.mask = bit(SIGUSR1) | bit(SIGUSR2)
+    world.kernel.send_signal(2, SigInfo(SIGUSR1))
+    assert world.platform.lendings == []
+    world.platform.memory(2).write(0x1000, struct.pack("<Q", bit(SIGUSR1) | bit(SIGCHLD)))
+    assert world.call(world.root, "signalfd4", -1, 0x1000, 8, 0) is Reply.HOST
+    assert world.platform.lendings == [(2, SIGUSR1, True)]
+    assert signal_lend.lent(world.kernel, world.root, SIGUSR1).signo == SIGUSR1
+    assert group(world).pending == [] and signal_lend.lent(world.kernel, world.root, SIGUSR1) is None
+    world.platform.lendings.clear()
+    for signo in (SIGUSR2, SIGCHLD):
+        world.kernel.send_signal(2, SigInfo(signo))
+    world.kernel.send_signal(2, SigInfo(SIGUSR1), tid=2)
+    child = world.fork(world.root, 3)
+    world.kernel.send_signal(child.tgid, SigInfo(SIGUSR1))
+    assert world.platform.lendings == [(2, SIGUSR1, False), (3, SIGUSR1, True)]
+    world.check_plain()
+
+
+def test_a_signal_that_comes_to_be_blocked_by_all_moves_to_the_host(world):
+    group(world).actions[SIGUSR1] = HANDLER
+    group(world).watched = bit(SIGUSR1)
+    other = world.fork(world.root, 7, CLONE_THREAD)
+    other.mask = bit(SIGUSR1)
+    world.kernel.send_signal(2, SigInfo(SIGUSR1))
+    assert world.platform.pokes == [(2, SIGUSR1)] and world.platform.lendings == []
+    before, world.root.mask = world.root.mask, bit(SIGUSR1)
+    signal_send.mask_changed(world.kernel, world.root, before)
+    assert world.platform.lendings == [(2, SIGUSR1, True)]

@@ -34,7 +34,7 @@ NOTIFY = """
     clock_gettime clock_getres clock_settime clock_adjtime adjtimex gettimeofday settimeofday time
     getitimer setitimer alarm timer_create timer_settime timer_gettime
     timer_getoverrun timer_delete timerfd_settime timerfd_gettime kill tkill tgkill rt_sigqueueinfo
-    rt_tgsigqueueinfo pidfd_send_signal rt_sigaction rt_sigprocmask rt_sigpending
+    rt_tgsigqueueinfo pidfd_send_signal signalfd signalfd4 rt_sigaction rt_sigprocmask rt_sigpending
     setpgid getpgid getpgrp sched_setaffinity setsid getsid seccomp prctl prlimit64 setrlimit getrlimit ptrace
     setuid setreuid setresuid rt_sigreturn
 """

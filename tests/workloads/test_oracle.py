@@ -15,6 +15,7 @@ DETERMINISTIC = (
     "signals",
     "siginfo",
     "hostmade",
+    "signalfd",
     "timing",
     "clocks",
     "badptr",
