@@ -34,7 +34,8 @@ def check(self, t, signo, event):
         group = self.kernel.group(task)
         ignored = sum(bit(s) for s, a in group.actions.items() if a.handler == 1)
         caught = sum(bit(s) for s, a in group.actions.items() if a.handler > 1)
-        masks = {{task.mask}} if task.saved_mask < 0 else {{task.mask, task.saved_mask}}
+        # What a thread waits for in sigtimedwait its host mask lets through, to be heard of (host_masks.py).
+        masks = {{task.mask & ~t.opened}} if task.saved_mask < 0 else {{task.mask, task.saved_mask}}
         found = sets(t.host_group)
         mask = pt.get_sigmask(t.host)
         checked += 1
