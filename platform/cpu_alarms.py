@@ -1,71 +1,176 @@
-"""Alarms on a guest's CPU time: POSIX timers of the sentry's own on the guest's process CPU clock.
+"""Alarms on guests' CPU time: exact where perf events are allowed, else by POSIX timers of the host's.
 
-timer_create(2) takes the CPU clock of another process (clock_getcpuclockid(3)), so nothing is polled and a
-process that does not run costs nothing. The clock of another process's *thread* is refused, so a thread's
-alarm hangs on its process: it may come early, never late, and whoever set it looks at the thread's clock and
-sets it anew for what is left.
+Far from its deadline an alarm is a POSIX timer on the process's clock, which costs two calls and a tick's
+precision: most alarms are set anew or given up long before they come. What is left then is measured by
+task-clock events (task_clock_events.py), one on each thread that counts. They are made when they are needed and
+for few threads, since the first one on a machine waits some milliseconds for all its CPUs, and each has two
+descriptors.
+
+A process of several threads reaches its deadline by any mixture of them: each thread's event rings after its share,
+and a POSIX timer catches the case that many threads used less than that each. An alarm may come early: whoever set
+it looks at the clock and sets it anew for what is left.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
-import struct
+import time
+from collections.abc import Callable
 
-#: The signal that they come by, read from the sentry's signalfd.
-SIGNAL = int(signal.SIGRTMIN) + 3
-_NS = 1_000_000_000
-_TIMER_CREATE, _TIMER_SETTIME, _TIMER_DELETE = 222, 223, 226
-_libc = ctypes.CDLL(None, use_errno=True)
-_syscall = _libc.syscall
-_syscall.restype = ctypes.c_long
+from trapline.platform.host_cpu_timers import SIGNAL as CPU_TIMER
+from trapline.platform.host_cpu_timers import HostCpuTimers
+from trapline.platform.task_clock_events import SIGNAL as CPU_EVENT
+from trapline.platform.task_clock_events import TaskClock
+from trapline.sentry.protocol import Gone
+
+_MONOTONIC_COARSE = 6
+_TICK = round(time.clock_getres(_MONOTONIC_COARSE) * 1e9)
+#: A POSIX timer comes up to a tick late, and the account it goes by may be another one behind.
+MARGIN = 2 * _TICK
+#: ns of CPU from which on a deadline is far.
+FAR = 5 * _TICK
+#: Threads of a process that get events; with more, the process has a POSIX timer alone.
+THREADS = 16
+#: Threads with events in all, and how many of them may be kept for the next time while nothing waits for them.
+LIMIT, IDLE = 128, 8
+_NONE: dict[int, TaskClock] = {}
 
 
 class CpuAlarms:
-    """By key. A key's timer is kept while its process lives and its number is stable."""
+    """By key. Ids are the host's."""
 
-    def __init__(self) -> None:
-        self._timers: dict[str, tuple[int, int, int]] = {}  # key -> (host timer, number, host group)
-        self._keys: dict[int, str] = {}
-        self._next = 1
+    def __init__(self, account: Callable[[int], int]) -> None:
+        """`account(thread)`: what the host says of a thread's CPU time, ns. Gone."""
+        #: Whether perf events may be used.
+        self.events = True
+        self._account = account
+        self._timers = HostCpuTimers()
+        self._clocks: dict[int, dict[int, TaskClock]] = {}  # by process and thread
+        self._by_alarm: dict[int, TaskClock] = {}  # by descriptor
+        self._counted: dict[str, list[TaskClock]] = {}  # by key: the threads whose events count for it
+        self._whole: dict[str, int] = {}  # of these the keys of whole processes, and which
+        self._idle: dict[int, TaskClock] = {}  # by thread: nothing waits for them; the last used one is last
+        self._cpus = len(os.sched_getaffinity(0))
 
-    def set(self, key: str, host_group: int, after: int) -> None:
-        """Alarm after `after` ns more CPU of the process; -1 cancels. OSError when the process is dead."""
-        if after < 0:
-            self.cancel(key)
+    def set(self, key: str, group: int, threads: list[int], whole: bool, after: int) -> None:
+        """Ring once these threads of a process used `after` ns more CPU. `whole`: they are all that it has.
+
+        OSError when the process is dead.
+        """
+        self._uncount(key)
+        clocks = self._find(group, threads) if self.events and after <= FAR else []
+        if not clocks:
+            self._timers.set(key, group, after - MARGIN if self.events and after > FAR else after)
             return
-        found = self._timers.get(key)
-        if found is None or found[2] != host_group:
-            self.cancel(key)
-            found = self._create(key, host_group)
-        spec = ctypes.create_string_buffer(struct.pack("<qqqq", 0, 0, *divmod(max(after, 1), _NS)), 32)
-        if _syscall(_TIMER_SETTIME, found[0], 0, spec, None) < 0:
-            self._forget(key)
-            raise OSError(ctypes.get_errno(), "timer_settime: " + os.strerror(ctypes.get_errno()))
-
-    def _create(self, key: str, host_group: int) -> tuple[int, int, int]:
-        number, self._next = self._next, self._next + 1
-        event = ctypes.create_string_buffer(struct.pack("<Qii", number, SIGNAL, 0).ljust(64, b"\0"), 64)
-        timer = ctypes.c_int()
-        clock = ~host_group << 3 | 2
-        if _syscall(_TIMER_CREATE, ctypes.c_int(clock), event, ctypes.byref(timer)) < 0:
-            raise OSError(ctypes.get_errno(), "timer_create: " + os.strerror(ctypes.get_errno()))
-        found = (timer.value, number, host_group)
-        self._timers[key] = found
-        self._keys[number] = key
-        return found
+        if len(clocks) > 1 or not clocks[0].in_kernel:
+            self._timers.set(key, group, after)
+        else:
+            self._timers.cancel(key)
+        self._counted[key] = clocks
+        if whole:
+            self._whole[key] = group
+        share = after // min(len(clocks), self._cpus)
+        for clock in clocks:
+            self._idle.pop(clock.host, None)
+            clock.want(key, share)
+        self._trim()
 
     def cancel(self, key: str) -> None:
         """Forget an alarm; one that is on its way is not heard any more."""
-        self._forget(key)
+        self._timers.cancel(key)
+        self._uncount(key)
+        self._trim()
 
-    def _forget(self, key: str) -> None:
-        found = self._timers.pop(key, None)
-        if found is not None:
-            self._keys.pop(found[1], None)
-            _syscall(_TIMER_DELETE, found[0])
+    def rang(self, number: int, value: int) -> list[tuple[str, int]]:
+        """A signal of an alarm came (see signal_descriptor.py): whose alarms they may be, and which thread ran, 0 if
+        that is not known. They are set no longer."""
+        if number == CPU_TIMER:
+            key = self._timers.key(value)
+            found = [(key, 0)] if key is not None else []
+        elif number == CPU_EVENT:
+            clock = self._by_alarm.get(value)
+            if clock is None:
+                return []
+            clock.rang()
+            found = [(key, clock.host) for key in clock.wanted]
+        else:
+            # The queue of signals was full: any of them may have come.
+            for clock in self._by_alarm.values():
+                clock.rang()
+            found = [(key, 0) for key in self._counted]
+        for key, _ in found:
+            self._uncount(key)
+        return found
 
-    def key(self, number: int) -> str | None:
-        """Whose alarm came."""
-        return self._keys.get(number)
+    # -- threads
+    def clocks(self, group: int) -> dict[int, TaskClock]:
+        """The threads of a process that have events."""
+        return self._clocks.get(group, _NONE)
+
+    def of_process(self, group: int) -> list[str]:
+        """The alarms that would not count a thread of this process that has just begun."""
+        return [key for key, other in self._whole.items() if other == group] if self._whole else []
+
+    def left(self, group: int, host: int) -> None:
+        """A thread has ended."""
+        clock = self.clocks(group).get(host)
+        if clock is not None:
+            self._close(clock)
+
+    def executed(self, group: int) -> None:
+        """A process executed a program: its threads' ids have changed."""
+        for clock in list(self.clocks(group).values()):
+            self._close(clock)
+
+    # -- events
+    def _find(self, group: int, threads: list[int]) -> list[TaskClock]:
+        """The events of these threads; empty when one cannot have one."""
+        if len(threads) > THREADS:
+            return []
+        found = []
+        for host in threads:
+            clock = self.clocks(group).get(host) or self._open(group, host)
+            if clock is None:
+                return []
+            found.append(clock)
+        return found
+
+    def _open(self, group: int, host: int) -> TaskClock | None:
+        if len(self._by_alarm) >= LIMIT:
+            if not self._idle:
+                return None
+            self._close(next(iter(self._idle.values())))
+        try:
+            clock = TaskClock(host, group, self._account(host))
+        except (OSError, Gone):
+            return None
+        self._clocks.setdefault(group, {})[host] = clock
+        self._by_alarm[clock.alarm] = clock
+        self._idle[host] = clock
+        return clock
+
+    def _uncount(self, key: str) -> None:
+        self._whole.pop(key, None)
+        for clock in self._counted.pop(key, ()):
+            clock.forget(key)
+            if not clock.wanted:
+                self._idle[clock.host] = clock
+
+    def _trim(self) -> None:
+        while len(self._idle) > IDLE:
+            self._close(next(iter(self._idle.values())))
+
+    def _close(self, clock: TaskClock) -> None:
+        for key in clock.wanted:
+            counted = self._counted[key]
+            counted.remove(clock)
+            if not counted:
+                del self._counted[key]
+                self._whole.pop(key, None)
+        self._idle.pop(clock.host, None)
+        del self._by_alarm[clock.alarm]
+        threads = self._clocks[clock.group]
+        del threads[clock.host]
+        if not threads:
+            del self._clocks[clock.group]
+        clock.close()

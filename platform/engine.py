@@ -96,6 +96,24 @@ class Engine(HostServices):
             raise Gone(tid)
         return t
 
+    def thread_hosts(self, tgid: int) -> list[int]:
+        group = self.kernel.state.groups.get(tgid)
+        return [self.by_tid[tid].host for tid in group.threads if tid in self.by_tid] if group else []
+
+    def tid_of(self, host: int) -> int:
+        t = self.tracees.get(host)
+        return t.tid if t is not None else 0
+
+    def cpu_alarm_rang(self, number: int, value: int) -> None:
+        """A signal of a CPU alarm came; `value` says of which (see signal_descriptor.py)."""
+        for key, host in self.cpu_alarms.rang(number, value):
+            self.kernel.cpu_alarm(key, self.tid_of(host))
+
+    def joined(self, t: Tracee) -> None:
+        """A thread of a process that has others: alarms of the process's clock are to count it, too."""
+        for key in self.cpu_alarms.of_process(t.host_group):
+            self.kernel.cpu_alarm(key)
+
     def ended(self, t: Tracee, status: int) -> None:
         """A tracee is dead; before the kernel hears of it."""
 

@@ -42,6 +42,9 @@ def make(
         if cores:
             hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
             resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))
+        # The sentry's, which has read it. The hard limit stays: it is whoever started us that set it.
+        hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+        resource.setrlimit(resource.RLIMIT_CPU, (hard, hard))
         fd = install_filter(program, listener, killable)
         if listener:
             socket.send_fds(channel, [b"L"], [fd])

@@ -13,6 +13,7 @@ from trapline.platform.cpu_alarms import CpuAlarms
 from trapline.sentry.protocol import Gone
 
 if TYPE_CHECKING:
+    from trapline.platform.task_clock_events import TaskClock
     from trapline.platform.tracee import Tracee
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -27,6 +28,10 @@ _PROC_SUPER_MAGIC = 0x9FA0  # linux/magic.h
 TFD_ABSTIME, TFD_CANCEL_ON_SET = 1, 2
 _NS = 1_000_000_000
 _TIMEX_SIZE = 208
+#: How often an account is read anew when a tick came in between; a tick is much longer than this takes.
+_TRIES = 4
+#: How many threads are looked at for one that runs.
+_LOOKED_AT = 64
 _spec = ctypes.create_string_buffer(32)
 _spec_at = ctypes.addressof(_spec)
 
@@ -49,12 +54,20 @@ class HostServices:
 
     def __init__(self) -> None:
         self.alarms: dict[int, int] = {}  # clock id -> timerfd, made by `open_alarms`
-        self.cpu_alarms = CpuAlarms()
+        self.cpu_alarms = CpuAlarms(_thread_account)
         self.own_uid = os.getuid()
         self.init_host = 0  # the sandbox's init, which is no tracee
         self._tick = os.sysconf("SC_CLK_TCK")
 
     def find(self, tid: int) -> Tracee:
+        raise NotImplementedError
+
+    def thread_hosts(self, tgid: int) -> list[int]:
+        """The host ids of a process's threads."""
+        raise NotImplementedError
+
+    def tid_of(self, host: int) -> int:
+        """A thread's id in the sandbox; 0 when it is not known."""
         raise NotImplementedError
 
     # -- clocks and timers
@@ -112,35 +125,73 @@ class HostServices:
 
     # -- CPU time
     def thread_cpu_ns(self, tid: int) -> int:
+        """The host's account of a running task is up to a tick behind; where there is an event, that is not."""
         t = self.find(tid)
-        text = _read(f"/proc/{t.host_group}/task/{t.host}/schedstat")
-        return int(text.split()[0])
+        used = _thread_account(t.host)
+        clock = self.cpu_alarms.clocks(t.host_group).get(t.host)
+        return used if clock is None else clock.exact(used)
 
     def group_cpu_ns(self, tgid: int) -> int:
-        """The process CPU clock of another process: ~pid << 3 | 2 (CPUCLOCK_SCHED; Linux posix-timers)."""
+        """The process CPU clock of another process: ~pid << 3 | 2 (CPUCLOCK_SCHED; Linux posix-timers).
+
+        What it is behind for threads with an event is added: the threads' own accounts are part of it, so they
+        are read before and after, until no tick came in between.
+        """
         host = self.find(tgid).host_group
-        try:
-            return time.clock_gettime_ns(~host << 3 | 2)
-        except OSError:
-            raise Gone(tgid) from None
+        clocks = self.cpu_alarms.clocks(host)
+        accounts = _accounts(clocks)
+        for _ in range(_TRIES):
+            try:
+                total = time.clock_gettime_ns(~host << 3 | 2)
+            except OSError:
+                raise Gone(tgid) from None
+            if not clocks:
+                return total
+            before, accounts = accounts, _accounts(clocks)
+            if before == accounts:
+                break
+        return total + sum([clock.exact(accounts[host]) - accounts[host] for host, clock in clocks.items()])
 
     def thread_user_ns(self, tid: int) -> int:
         t = self.find(tid)
-        return self._utime(f"/proc/{t.host_group}/task/{t.host}/stat")
+        return self._user(f"/proc/{t.host_group}/task/{t.host}/stat", self.thread_cpu_ns(tid))
 
     def group_user_ns(self, tgid: int) -> int:
-        return self._utime(f"/proc/{self.find(tgid).host_group}/stat")
+        return self._user(f"/proc/{self.find(tgid).host_group}/stat", self.group_cpu_ns(tgid))
 
-    def _utime(self, path: str) -> int:
-        fields = _read(path).rpartition(b")")[2].split()
-        return int(fields[11]) * (_NS // self._tick)
+    def _user(self, path: str, total: int) -> int:
+        """User time, of which the host tells whole ticks only: the exact total, divided as it divides the ticks
+        (Linux cputime_adjust), within the tick that it tells."""
+        user, system = _times(path)[:2]
+        tick = _NS // self._tick
+        if not user + system:
+            return min(total, tick - 1)
+        return min(max(total * user // (user + system), user * tick), user * tick + tick - 1)
+
+    def process_times(self, tgid: int) -> tuple[int, int, int, int]:
+        user, system, children_user, children_system = _times(f"/proc/{self.find(tgid).host_group}/stat")
+        return user, system, children_user, children_system
+
+    def running_thread(self, tgid: int) -> int:
+        """By /proc, of the first threads: after an alarm that does not say whose running it was."""
+        host_group = self.find(tgid).host_group
+        for host in self.thread_hosts(tgid)[:_LOOKED_AT]:
+            try:
+                state = _read(f"/proc/{host_group}/task/{host}/stat").rpartition(b")")[2].split()[0]
+            except Gone:
+                continue
+            if state == b"R":
+                return self.tid_of(host)
+        return 0
 
     def set_cpu_alarm(self, key: str, tid: int, whole_group: bool, after: int) -> None:
         if after < 0:
             self.cpu_alarms.cancel(key)
             return
+        t = self.find(tid)
+        hosts = self.thread_hosts(tid) if whole_group else [t.host]
         try:
-            self.cpu_alarms.set(key, self.find(tid).host_group, after)
+            self.cpu_alarms.set(key, t.host_group, hosts, whole_group, after)
         except OSError:
             raise Gone(tid) from None
 
@@ -217,6 +268,14 @@ class HostServices:
                 break
         return (real, effective, saved), capabilities
 
+    def group_ids(self, tid: int) -> tuple[int, int, int]:
+        """Likewise, of groups."""
+        for line in _read(f"/proc/{self.find(tid).host}/status").splitlines():
+            if line.startswith(b"Gid:"):
+                real, effective, saved = (int(x) for x in line.split()[1:4])
+                return real, effective, saved
+        raise Gone(tid)
+
     def permitted(self, tid: int) -> int:
         for line in _read(f"/proc/{self._host(tid)}/status").splitlines():
             if line.startswith(b"CapPrm:"):
@@ -236,6 +295,20 @@ class HostServices:
             os.sched_setaffinity(self._host(tid), cpus)
         except ProcessLookupError:
             raise Gone(tid) from None
+
+
+def _thread_account(host: int) -> int:
+    """Host ns of CPU of one thread. Gone."""
+    return int(_read(f"/proc/{host}/schedstat").split()[0])
+
+
+def _accounts(clocks: dict[int, TaskClock]) -> dict[int, int]:
+    return {host: _thread_account(host) for host in clocks}
+
+
+def _times(path: str) -> list[int]:
+    """utime, stime, cutime, cstime of /proc/PID/stat, ticks. Gone."""
+    return [int(field) for field in _read(path).rpartition(b")")[2].split()[11:15]]
 
 
 def _read(path: str) -> bytes:

@@ -17,10 +17,11 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from trapline.platform.cpu_alarms import SIGNAL as CPU_ALARM
 from trapline.platform.engine import Engine
+from trapline.platform.host_cpu_timers import SIGNAL as CPU_TIMER
 from trapline.platform.seccomp import SeccompEngine
 from trapline.platform.signal_descriptor import SI_KERNEL, SignalDescriptor
+from trapline.platform.task_clock_events import SIGNAL as CPU_EVENT
 
 if TYPE_CHECKING:
     import trio
@@ -87,10 +88,8 @@ class Pump:
         for number, code, value in self.signals.read():
             if number == signal.SIGCHLD:
                 named += (value,)
-            elif number == CPU_ALARM:
-                key = self.engine.cpu_alarms.key(value)
-                if key is not None:
-                    self.engine.kernel.cpu_alarm(key)
+            elif number in (CPU_TIMER, CPU_EVENT, signal.SIGIO):
+                self.engine.cpu_alarm_rang(number, value)
             elif code != SI_KERNEL:
                 self.on_user_signal(number)
             # A key of the terminal reached the guests by itself; like a shell we wait for what they do.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import os
+import resource
 import signal
 import socket
 import termios
@@ -24,7 +25,7 @@ from trapline.platform.vdso_setup import VdsoSetup
 from trapline.sentry.kernel import task_clone
 from trapline.sentry.kernel.kernel import Kernel
 from trapline.sentry.kernel.signals import SIG_IGN
-from trapline.sentry.kernel.state import KernelState, SigAction, SigInfo
+from trapline.sentry.kernel.state import RLIM_INFINITY, KernelState, SigAction, SigInfo
 from trapline.sentry.log import Log, say
 from trapline.sentry.options import DoOptions
 from trapline.sentry.protocol import Gone
@@ -67,6 +68,7 @@ class Session:
         self.dispatcher.name_of = table.name_of
         self.engine.kernel = self.kernel
         self.engine.init_host = sandbox.init_pid
+        self.engine.cpu_alarms.events = "perf_event" not in options.without
         self.engine.dispatcher = self.dispatcher
         self.engine.log = self.kernel.log = self.log.warning
         self.kernel.tell = self.log.tell
@@ -168,6 +170,10 @@ class Session:
             task_group.actions[number] = SigAction(handler=SIG_IGN)
         first = Tracee(host, group, tid, task)
         self.engine.add(first)
+        limits = resource.getrlimit(resource.RLIMIT_CPU)
+        soft, hard = (RLIM_INFINITY if limit == resource.RLIM_INFINITY else limit for limit in limits)
+        task_group.cpu_limit = (soft, hard)
+        self.kernel.time_on_start(task_group)
         if self.tracing is not None:
             self.tracing.attach(first, quiet=True)
 

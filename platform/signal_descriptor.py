@@ -7,14 +7,18 @@ import os
 import signal
 import struct
 
-from trapline.platform.cpu_alarms import SIGNAL as CPU_ALARM
+from trapline.platform.host_cpu_timers import SIGNAL as CPU_TIMER
+from trapline.platform.task_clock_events import SIGNAL as CPU_EVENT
 
-WATCHED = (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, CPU_ALARM)
+#: SIGIO comes in place of a CPU event's own signal when the queue is full (fcntl(2), F_SETSIG).
+WATCHED = (
+    signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGIO, CPU_TIMER, CPU_EVENT,
+)  # fmt: skip
 SI_KERNEL = 0x80
 _SIZE = 128
 _SIGCHLD = int(signal.SIGCHLD)
-#: ssi_signo, ssi_errno, ssi_code, ssi_pid, six fields and ssi_status, ssi_int.
-_HEAD = struct.Struct("<IiiI28xi")
+#: ssi_signo, ssi_errno, ssi_code, ssi_pid, ssi_uid, ssi_fd, five fields, ssi_int.
+_HEAD = struct.Struct("<IiiI4xi20xi")
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -29,15 +33,15 @@ class SignalDescriptor:
             raise OSError(ctypes.get_errno(), "signalfd")
 
     def read(self) -> list[tuple[int, int, int]]:
-        """(number, si_code, sigval, or for SIGCHLD the child's id) of what has come."""
+        """(number, si_code, sigval, or for SIGCHLD the child's id, or a CPU event's descriptor) of what has come."""
         try:
             raw = os.read(self.fd, _SIZE * 8)
         except BlockingIOError:
             return []
         found = []
         for at in range(0, len(raw), _SIZE):
-            number, _, code, child, value = _HEAD.unpack_from(raw, at)
-            found.append((number, code, child if number == _SIGCHLD else value))
+            number, _, code, child, fd, value = _HEAD.unpack_from(raw, at)
+            found.append((number, code, child if number == _SIGCHLD else fd if number == CPU_EVENT else value))
         return found
 
     def close(self) -> None:

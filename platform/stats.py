@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from time import monotonic_ns, perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
@@ -105,7 +105,7 @@ class Recorder:
         self.stops: dict[str, int] = {}
         self.signals: dict[int, int] = {}
         self.timers: dict[str, int] = {}
-        engine, timers = session.engine, session.kernel.timers
+        engine = session.engine
         stopped, resume, add = engine._stopped, engine.resume, engine.add
 
         def counted_stop(t: Tracee, signo: int, event: int) -> None:
@@ -125,16 +125,13 @@ class Recorder:
         engine._stopped = counted_stop  # type: ignore[method-assign]
         engine.resume = counted_resume  # type: ignore[method-assign]
         engine.add = counted_add  # type: ignore[method-assign]
-        timers.expire = self._fired(timers.expire)  # type: ignore[method-assign]
-        timers.expire_cpu = self._fired(timers.expire_cpu)  # type: ignore[method-assign]
+        session.kernel.on_timer.update({k: self._fired(k, action) for k, action in session.kernel.on_timer.items()})
         session.dispatcher.handlers = _Handlers(session.dispatcher.handlers, self.handler_ns)
 
-    def _fired(self, expire: Callable[..., Iterator[tuple[str, int]]]) -> Callable[..., Iterator[tuple[str, int]]]:
-        def counted(*args: int) -> Iterator[tuple[str, int]]:
-            for key, expirations in expire(*args):
-                kind = key.partition(":")[0]
-                self.timers[kind] = self.timers.get(kind, 0) + 1
-                yield key, expirations
+    def _fired(self, kind: str, action: Callable[[str, int], None]) -> Callable[[str, int], None]:
+        def counted(key: str, expirations: int) -> None:
+            self.timers[kind] = self.timers.get(kind, 0) + 1
+            action(key, expirations)
 
         return counted
 

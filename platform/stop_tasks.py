@@ -78,6 +78,10 @@ def clone_event(e: Engine, t: Tracee, event: int) -> None:
     child.trap_all = t.trap_all
     child.saved = saved if isinstance(request, Clone) and request.args is not None else None
     e.add(child)
+    if tid == task.tgid:
+        e.kernel.time_on_start(e.kernel.group(task))
+    else:
+        e.joined(child)
     if hold:
         t.holding, child.holder = child, t
         t.task.status = TaskStatus.HELD
@@ -133,6 +137,7 @@ def exec_event(e: Engine, t: Tracee) -> None:
     t.reissue = t.execute = None
     t.saved = None
     t.opened = 0
+    e.cpu_alarms.executed(t.host_group)
     t.task = task_exec.exec_done(e.kernel, t.tid, former_tid)
     e.watch.executed(t, former_tid)
     release_holder(e, t)
@@ -186,6 +191,7 @@ def died(e: Engine, host: int, status: int, rusage: bytes) -> None:
     if t.holding is not None:
         t.holding.holder = None
     release_holder(e, t)
+    e.cpu_alarms.left(t.host_group, t.host)
     e.ended(t, status)
     e.watch.ended(t, status)
     task_exit.task_died(e.kernel, t.tid, status, rusage)

@@ -101,15 +101,21 @@ class Platform(Protocol):
         """User and system time of a process, threads that have ended included, ns."""
 
     def group_user_ns(self, tgid: int) -> int:
-        """User time of a process, ns (granularity of the host's utime)."""
+        """User time of a process, ns. Right to a tick of 10 ms."""
 
     def thread_user_ns(self, tid: int) -> int: ...
 
     def set_cpu_alarm(self, key: str, tid: int, whole_group: bool, after: int) -> None:
         """Call `Kernel.cpu_alarm(key)` once this task (or its group) has used `after` ns more CPU; -1 cancels.
 
-        Costs nothing while the task does not run.
+        Once, and it may come early. Costs nothing while the task does not run.
         """
+
+    def running_thread(self, tgid: int) -> int:
+        """A thread of a process that is running or ready to run; 0 when there seems to be none."""
+
+    def process_times(self, tgid: int) -> tuple[int, int, int, int]:
+        """User and system time of a process, and of its children that were waited for, in ticks of 10 ms."""
 
     def pending_limit(self, tgid: int) -> int:
         """The soft RLIMIT_SIGPENDING of a process."""
@@ -158,4 +164,7 @@ class Platform(Protocol):
 
     def set_affinity(self, tid: int, cpus: list[int]) -> None:
         """The host lets this task (1: the sandbox's init) run on these CPUs only. OSError."""
+
+    def group_ids(self, tid: int) -> tuple[int, int, int]:
+        """(real, effective, saved) gid likewise."""
 

@@ -14,6 +14,7 @@ from trapline.sentry.kernel.block import Block, Execute, Outcome
 from trapline.sentry.kernel.signals import bit
 from trapline.sentry.kernel.state import KernelState, SigInfo, Task, ThreadGroup
 from trapline.sentry.protocol import Memory, Platform
+from trapline.sentry.time.clocks import Clocks
 from trapline.sentry.time.timekeeper import Timekeeper
 from trapline.sentry.time.timer_heap import TimerHeap
 
@@ -29,7 +30,9 @@ class Kernel:
         self.state = state or KernelState()
         self.keeper = Timekeeper(self.state.clock, platform)
         self.timers = TimerHeap(self.state.timers, self.keeper, platform)
-        #: What to do when a timer of the heap expires, by the first word of its key.
+        #: All timers by key, those of the heap and those on CPU clocks.
+        self.clocks = Clocks(self.state.timers, self.timers, self.keeper, platform, self._fire)
+        #: What to do when a timer expires, by the first word of its key.
         self.on_timer: dict[str, Callable[[str, int], None]] = {"sleep": self._sleep_expired}
         #: Resumes the blocked call of a task; set by the dispatcher.
         self.resume: Callable[[int, Outcome], None] = lambda tid, outcome: None
@@ -39,11 +42,10 @@ class Kernel:
         self.signal_waiters: dict[int, int] = {}
         #: Set by sys_posix_timer: a timer's signal is being delivered, its overrun count is fixed now.
         self.timer_signal_hook: Callable[[ThreadGroup, SigInfo], None] = lambda group, info: None
-        #: Set by sys_posix_timer: a host CPU alarm went off.
-        self.cpu_alarm_hook: Callable[[str], None] = lambda key: None
         #: Drops the coroutine of a task's call; set by the dispatcher.
         self.drop_call: Callable[[int], None] = lambda tid: None
-        #: Set by the time handlers: a process executed a program, or ended.
+        #: Set by the time handlers: a process is known to the platform, executed a program, or ended.
+        self.time_on_start: Callable[[ThreadGroup], None] = lambda group: None
         self.time_on_exec: Callable[[ThreadGroup], None] = lambda group: None
         self.time_on_group_exit: Callable[[ThreadGroup], None] = lambda group: None
         self.on_root_exit: Callable[[int], None] = lambda status: None
@@ -83,24 +85,40 @@ class Kernel:
     def timers_expired(self) -> None:
         """The host's alarm went off: expire what is due, in order."""
         for key, expirations in self.timers.expire():
-            handler = self.on_timer.get(key.partition(":")[0])
-            if handler is not None:
-                handler(key, expirations)
+            self.clocks.expired(key, expirations)
 
-    def cpu_alarm(self, key: str) -> None:
-        """A host CPU alarm went off."""
-        self.cpu_alarm_hook(key)
+    def cpu_alarm(self, key: str, tid: int = 0) -> None:
+        """A host CPU alarm went off ("cpu:ID"). `tid`: the thread that ran, if that is known."""
+        self.clocks.cpu_alarm(int(key.partition(":")[2]), tid)
+
+    def _fire(self, key: str, expirations: int) -> None:
+        handler = self.on_timer.get(key.partition(":")[0])
+        if handler is not None:
+            handler(key, expirations)
+
+    def cpu_runner(self, group: ThreadGroup) -> int:
+        """Which thread of a process should take the signal of a CPU timer: the one that runs, as in Linux, where a
+        tick expires timers in the thread that it interrupts (run_posix_cpu_timers). 0: no preference."""
+        if len(group.threads) < 2:
+            return 0
+        runner = self.state.tasks.get(self.clocks.runner)
+        if runner is None:
+            return self.platform.running_thread(group.tgid)
+        return runner.tid if runner.tgid == group.tgid else 0
 
     def _sleep_expired(self, key: str, expirations: int) -> None:
         self.resume(int(key.partition(":")[2]), Outcome.TIMED_OUT)
 
     # -- signals
-    def send_signal(self, tgid: int, info: SigInfo, tid: int = 0) -> None:
-        """Send a signal to a process, or to one thread. OSError(ESRCH) when it does not exist."""
+    def send_signal(self, tgid: int, info: SigInfo, tid: int = 0, prefer: int = 0) -> None:
+        """Send a signal to a process, or to one thread. OSError(ESRCH) when it does not exist.
+
+        `prefer`: the thread that should take a process's signal, if it can (0: as for any other).
+        """
         group = self.state.groups.get(tgid)
         if group is None:
             raise ProcessLookupError(3, "no such process")
-        signal_send.send(self, group, info, tid)
+        signal_send.send(self, group, info, tid, prefer)
 
     def signal_taken_by_waiter(self, group: ThreadGroup, target: Task | None, signo: int) -> bool:
         """Wake a thread that waits for this signal in rt_sigtimedwait; True when there was one."""
@@ -137,5 +155,5 @@ class Kernel:
         """Drop a dead thread and everything that names it."""
         self.state.tasks.pop(tid, None)
         self.signal_waiters.pop(tid, None)
-        self.timers.cancel(f"sleep:{tid}")
+        self.clocks.cancel(f"sleep:{tid}")
         self.drop_call(tid)

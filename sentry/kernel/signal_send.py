@@ -48,10 +48,10 @@ def is_ignored(group: ThreadGroup, signo: int) -> bool:
     return handler == SIG_IGN or (handler == SIG_DFL and bool(DEFAULT_IGNORE & bit(signo)))
 
 
-def send(kernel: Kernel, group: ThreadGroup, info: SigInfo, tid: int = 0) -> None:
+def send(kernel: Kernel, group: ThreadGroup, info: SigInfo, tid: int = 0, prefer: int = 0) -> None:
     """Send a signal to a process, or to one of its threads. OSError(ESRCH) when it is dead.
 
-    Standard signals merge while pending, real-time ones queue (signal(7)).
+    Standard signals merge while pending, real-time ones queue (signal(7)). `prefer`: see `notify`.
     """
     if group.exit_status >= 0 or not group.threads:
         raise OSError(errno.ESRCH, "dead")
@@ -75,7 +75,7 @@ def send(kernel: Kernel, group: ThreadGroup, info: SigInfo, tid: int = 0) -> Non
         group.queues[target.tid] = 0
     if kernel.signal_taken_by_waiter(group, target, signo):
         return
-    if not notify(kernel, group, signo, target) and group.watched:
+    if not notify(kernel, group, signo, target, prefer) and group.watched:
         signal_lend.lend(kernel, group, signo, target)
 
 
@@ -143,14 +143,20 @@ def flush(kernel: Kernel, group: ThreadGroup, signals: int) -> None:
         task.pending = [p for p in task.pending if not signals & bit(p.signo)]
 
 
-def notify(kernel: Kernel, group: ThreadGroup, signo: int, target: Task | None = None) -> bool:
+def notify(
+    kernel: Kernel, group: ThreadGroup, signo: int, target: Task | None = None, prefer: int = 0
+) -> bool:
     """Bring a thread that can take this signal to a delivery stop.
 
-    For a process-directed signal the main thread is preferred, then the first that does not block it
-    (Linux complete_signal). When all block it, it waits until one unblocks it: False.
+    For a process-directed signal the thread `prefer` is preferred, if there is one, then the main thread, then
+    the first that does not block it (Linux complete_signal). When all block it, it waits until one unblocks it: False.
     """
     wanted = bit(signo)
     tasks = kernel.state.tasks
+    preferred = tasks.get(prefer) if prefer and target is None else None
+    if preferred is not None and preferred.tgid == group.tgid and not preferred.mask & wanted:
+        kernel.platform.poke(prefer, poke_number(preferred, wanted))
+        return True
     for tid in group.threads if target is None else (target.tid,):
         task = tasks.get(tid)
         if task is not None and (not task.mask & wanted or wanted & UNMASKABLE):

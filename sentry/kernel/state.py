@@ -11,6 +11,9 @@ import enum
 
 import msgspec
 
+#: No limit (getrlimit(2)).
+RLIM_INFINITY = (1 << 64) - 1
+
 
 class TaskStatus(enum.IntEnum):
     """Where a task is, as the sentry knows it."""
@@ -114,6 +117,7 @@ class ThreadGroup(msgspec.Struct):
     itimers: dict[int, TimerSetting] = {}
     posix_timers: dict[int, PosixTimer] = {}
     next_timer_id: int = 0
+    cpu_limit: tuple[int, int] = (RLIM_INFINITY, RLIM_INFINITY)  # RLIMIT_CPU: soft, hard, seconds
     limits: dict[int, int] = {}  # soft limits that were asked of the host, until they are set again
     vdso: int = 0  # address of our image in this address space; 0: none
     exe: str = ""
@@ -174,7 +178,7 @@ class KernelState(msgspec.Struct):
     process_groups: dict[int, dict[int, int]] = {}  # pgid: tgids of its members; see family.py
     places: int = 0  # the last place given to a child
     clock: ClockState = msgspec.field(default_factory=ClockState)
-    timers: dict[str, TimerSetting] = {}  # the heap's entries by key (see time/timer_heap.py)
+    timers: dict[str, TimerSetting] = {}  # those that are armed, by key (see time/clocks.py)
     counts: dict[int, int] = {}  # owned calls answered, by number
     exec_count: int = 0
     checkpoint_count: int = 0

@@ -53,6 +53,7 @@ def new_task(kernel: Kernel, creator: Task, tid: int, flags: int, exit_signal: i
         exit_signal=exit_signal,
         limits=dict(parent.limits) if parent.limits else {},
         watched=parent.watched,
+        cpu_limit=parent.cpu_limit,
         vdso=parent.vdso,
     )
     if flags & CLONE_PARENT:

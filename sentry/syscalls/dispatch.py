@@ -154,7 +154,10 @@ class Dispatcher:
                 if self.kernel.keeper.now(request.clock_id) >= request.deadline:
                     value = Outcome.TIMED_OUT
                     continue
-                self.kernel.timers.set(f"sleep:{tid}", request.clock_id, request.deadline)
+                if request.clock_id >= 0:
+                    self.kernel.timers.set(f"sleep:{tid}", request.clock_id, request.deadline)
+                else:
+                    self.kernel.clocks.set(f"sleep:{tid}", request.clock_id, request.deadline, advance=False)
             task.status = TaskStatus.BLOCKED
             return Reply.BLOCKED
 
@@ -171,7 +174,7 @@ class Dispatcher:
         if task is None or tid not in self.running or tid in self.executing:
             return
         if outcome is not Outcome.TIMED_OUT:
-            self.kernel.timers.cancel(f"sleep:{tid}")
+            self.kernel.clocks.cancel(f"sleep:{tid}")
         try:
             reply = self._step(task, outcome)
             if isinstance(reply, Execute):
@@ -224,7 +227,7 @@ class Dispatcher:
             return None
         if task.tid in self.executing:
             return None
-        self.kernel.timers.cancel(f"sleep:{task.tid}")
+        self.kernel.clocks.cancel(f"sleep:{task.tid}")
         reply = self._step(task, Outcome.INTERRUPTED)
         task.call = None
         if not isinstance(reply, int):
@@ -241,7 +244,7 @@ class Dispatcher:
         """
         if task.call is None or task.call.nr != _RT_SIGTIMEDWAIT or task.tid not in self.running:
             return None
-        self.kernel.timers.cancel(f"sleep:{task.tid}")
+        self.kernel.clocks.cancel(f"sleep:{task.tid}")
         reply = self._step(task, Outcome.INTERRUPTED)
         task.call = None
         assert isinstance(reply, int)
@@ -256,7 +259,7 @@ class Dispatcher:
         coroutine = self.running.pop(tid, None)
         if coroutine is not None:
             coroutine.close()
-            self.kernel.timers.cancel(f"sleep:{tid}")
+            self.kernel.clocks.cancel(f"sleep:{tid}")
         self.results.pop(tid, None)
         self.executing.discard(tid)
         self.kernel.signal_waiters.pop(tid, None)

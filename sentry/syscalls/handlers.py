@@ -15,6 +15,8 @@ FAMILIES = (
     "sys_wait",
     "sys_process",
     "sys_affinity",
+    "sys_limits",
+    "sys_times",
     "sys_time",
     "sys_adjtimex",
     "sys_sleep",

@@ -18,7 +18,7 @@ from trapline.sentry.kernel.signal_send import queueing
 from trapline.sentry.kernel.signals import SI_TIMER, SIGALRM
 from trapline.sentry.kernel.state import PosixTimer, SigInfo, ThreadGroup, TimerSetting
 from trapline.sentry.protocol import Gone
-from trapline.sentry.syscalls import sys_itimer
+from trapline.sentry.syscalls import cpu_limit, sys_itimer
 from trapline.sentry.time.timekeeper import MONOTONIC, REALTIME
 from trapline.sentry.time.timer_setting import TIME_MAX, after
 
@@ -36,7 +36,7 @@ def _key(group: ThreadGroup, timer: PosixTimer) -> str:
 def _now(kernel: Kernel, group: ThreadGroup, timer: PosixTimer) -> int:
     """The timer's clock. ESRCH when it was that of another process, which has died."""
     try:
-        return kernel.keeper.now(timer.setting.clock_id)
+        return kernel.clocks.now(timer.setting.clock_id)
     except Gone:
         if timer.cpu_tid in group.threads:
             raise
@@ -85,22 +85,18 @@ def set_timer(
     if value:
         now = _now(kernel, group, timer)
         timer.setting = TimerSetting(value, period, clock) if absolute else after(now, value, period, clock)
-        _arm(kernel, group, timer, now)
+        _arm(kernel, group, timer)
     return old
 
 
-def _arm(kernel: Kernel, group: ThreadGroup, timer: PosixTimer, now: int) -> None:
-    if timer.notify == SIGEV_NONE:
-        return
-    setting = timer.setting
-    if setting.next <= now:
-        _expire(kernel, group, timer)
-    else:
-        kernel.timers.set(_key(group, timer), setting.clock_id, setting.next)
+def _arm(kernel: Kernel, group: ThreadGroup, timer: PosixTimer) -> None:
+    """A time that has gone expires in here."""
+    if timer.notify != SIGEV_NONE:
+        kernel.clocks.set(_key(group, timer), timer.setting.clock_id, timer.setting.next)
 
 
 def expired(kernel: Kernel, key: str) -> None:
-    """The heap's entry of a POSIX timer came up."""
+    """A POSIX timer came up."""
     _, tgid, ident = key.split(":")
     group = kernel.state.groups.get(int(tgid))
     timer = group.posix_timers.get(int(ident)) if group is not None else None
@@ -122,7 +118,8 @@ def _send(kernel: Kernel, group: ThreadGroup, timer: PosixTimer) -> None:
     timer.queued = True
     info = SigInfo(signo=timer.signo, code=SI_TIMER, timer_id=timer.timer_id, value=timer.value)
     try:
-        kernel.send_signal(group.tgid, info, timer.tid)
+        on_cpu_time = timer.setting.clock_id < 0 and not timer.tid
+        kernel.send_signal(group.tgid, info, timer.tid, kernel.cpu_runner(group) if on_cpu_time else 0)
     except (OSError, Gone):
         return  # the thread is dead: its timer is silent (timer_create(2), SIGEV_THREAD_ID)
 
@@ -139,7 +136,7 @@ def _of(timer: PosixTimer, info: SigInfo) -> bool:
 
 def _withdraw(kernel: Kernel, group: ThreadGroup, timer: PosixTimer) -> None:
     """Stop the timer, and take its signal back if it is pending."""
-    kernel.timers.cancel(_key(group, timer))
+    kernel.clocks.cancel(_key(group, timer))
     if not timer.queued:
         return
     timer.queued = False
@@ -169,10 +166,11 @@ def posix_timer_delivered(kernel: Kernel, group: ThreadGroup, info: SigInfo) -> 
         now = _now(kernel, group, timer)
     except (OSError, Gone):
         return
-    _forward(timer, now)
+    # The expiry that is told of has been, also where the host's account of a running task is behind.
+    _forward(timer, now if timer.overrun else max(now, setting.next))
     timer.overrun_last = info.overrun = min(max(timer.overrun - 1, 0), OVERRUN_MAX)
     timer.overrun = 0
-    kernel.timers.set(_key(group, timer), setting.clock_id, setting.next)
+    _arm(kernel, group, timer)
 
 
 def posix_timer_unignored(kernel: Kernel, group: ThreadGroup, signo: int) -> None:
@@ -181,14 +179,6 @@ def posix_timer_unignored(kernel: Kernel, group: ThreadGroup, signo: int) -> Non
         held = timer.signo == signo and timer.queued and timer.setting.period
         if held and not _is_pending(kernel, group, timer):
             _send(kernel, group, timer)
-
-
-def cpu_alarm(kernel: Kernel, key: str) -> None:
-    """A host CPU alarm went off ("cpu:ID"): read that clock and expire what is due on it."""
-    for timer_key, expirations in kernel.timers.expire_cpu(int(key.partition(":")[2])):
-        action = kernel.on_timer.get(timer_key.partition(":")[0])
-        if action is not None:
-            action(timer_key, expirations)
 
 
 def delete(kernel: Kernel, group: ThreadGroup, timer: PosixTimer) -> None:
@@ -203,16 +193,13 @@ def _delete_all(kernel: Kernel, group: ThreadGroup) -> None:
 
 
 def time_on_exec(kernel: Kernel, group: ThreadGroup) -> None:
-    """POSIX timers end; interval timers go on (execve(2))."""
+    """POSIX timers end; interval timers and RLIMIT_CPU go on (execve(2))."""
     _delete_all(kernel, group)
+    kernel.clocks.executed(group.tgid)
 
 
 def time_on_group_exit(kernel: Kernel, group: ThreadGroup) -> None:
     """Nothing of a dead process expires."""
     _delete_all(kernel, group)
     sys_itimer.cancel_all(kernel, group)
-
-
-def time_on_fork(kernel: Kernel, parent: ThreadGroup, child: ThreadGroup) -> None:
-    """No timer is inherited (fork(2)). RLIMIT_CPU, which is, arms here once the sentry enforces it."""
-    child.itimers, child.posix_timers, child.next_timer_id = {}, {}, 0
+    cpu_limit.cancel(kernel, group)

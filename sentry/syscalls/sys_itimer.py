@@ -2,9 +2,10 @@
 
 ITIMER_REAL is one-shot in the heap: the next period begins when the signal is *taken* (Linux
 posixtimer_rearm_itimer), so a short period costs nothing while SIGALRM is blocked, and ends for good when it
-is ignored. `ThreadGroup.itimers` holds its phase and period; it runs while the heap has its key.
+is ignored. `ThreadGroup.itimers` holds its phase and period; it runs while its key is armed.
 
-ITIMER_VIRTUAL and ITIMER_PROF hang on the process's CPU clocks: they expire when a CPU alarm reads those.
+ITIMER_VIRTUAL and ITIMER_PROF hang on the process's CPU clocks (ticker.py), and their signals prefer the thread
+that runs.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def _clock(group: ThreadGroup, which: int) -> int:
 def _read(kernel: Kernel, group: ThreadGroup, which: int, now: int) -> tuple[int, int]:
     """(ns left, period)."""
     setting = group.itimers.get(which, _UNSET)
-    if kernel.timers.get(_key(group, which)) is None:
+    if not kernel.clocks.armed(_key(group, which)):
         return 0, setting.period
     left = setting.next - now
     if left <= 0:
@@ -65,9 +66,9 @@ def _set(kernel: Kernel, group: ThreadGroup, which: int, value: int, period: int
     setting = after(now, value, period, clock)
     if setting.next >= 0:
         group.itimers[which] = setting
-        kernel.timers.set(_key(group, which), clock, setting.next)
+        kernel.clocks.set(_key(group, which), clock, setting.next)
         return old
-    kernel.timers.cancel(_key(group, which))
+    kernel.clocks.cancel(_key(group, which))
     if period and which != ITIMER_REAL:
         group.itimers[which] = TimerSetting(-1, period, clock)  # Linux keeps it, for getitimer to tell
     else:
@@ -76,7 +77,7 @@ def _set(kernel: Kernel, group: ThreadGroup, which: int, value: int, period: int
 
 
 def expired(kernel: Kernel, key: str) -> None:
-    """The heap's entry of an interval timer came up."""
+    """An interval timer came up."""
     _, tgid, number = key.split(":")
     group = kernel.state.groups.get(int(tgid))
     which = int(number)
@@ -85,18 +86,19 @@ def expired(kernel: Kernel, key: str) -> None:
     setting = group.itimers[which]
     if which != ITIMER_REAL:
         try:
-            setting, _ = at(setting, kernel.keeper.now(setting.clock_id))
+            setting, _ = at(setting, kernel.clocks.now(setting.clock_id))
         except Gone:
             return
         if setting.next >= 0:
             group.itimers[which] = setting
-            kernel.timers.set(key, setting.clock_id, setting.next)
+            kernel.clocks.set(key, setting.clock_id, setting.next)
         else:
             del group.itimers[which]
     elif not setting.period:
         del group.itimers[which]
     try:
-        kernel.send_signal(group.tgid, SigInfo(signo=SIGNALS[which], code=SI_KERNEL))
+        prefer = kernel.cpu_runner(group) if which != ITIMER_REAL else 0
+        kernel.send_signal(group.tgid, SigInfo(signo=SIGNALS[which], code=SI_KERNEL), prefer=prefer)
     except (OSError, Gone):
         return  # it is dead, and its death is reported separately
 
@@ -105,17 +107,17 @@ def alarm_taken(kernel: Kernel, group: ThreadGroup) -> None:
     """A SIGALRM was taken from the process's queue: ITIMER_REAL's next period runs."""
     setting = group.itimers.get(ITIMER_REAL, _UNSET)
     key = _key(group, ITIMER_REAL)
-    if setting.next < 0 or not setting.period or kernel.timers.get(key) is not None:
+    if setting.next < 0 or not setting.period or kernel.clocks.armed(key):
         return
     setting, _ = at(setting, kernel.keeper.now(MONOTONIC))
     group.itimers[ITIMER_REAL] = setting
-    kernel.timers.set(key, MONOTONIC, setting.next)
+    kernel.clocks.set(key, MONOTONIC, setting.next)
 
 
 def cancel_all(kernel: Kernel, group: ThreadGroup) -> None:
     """The process has ended."""
     for which in list(group.itimers):
-        kernel.timers.cancel(_key(group, which))
+        kernel.clocks.cancel(_key(group, which))
     group.itimers = {}
 
 

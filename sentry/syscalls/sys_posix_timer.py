@@ -116,6 +116,5 @@ def attach(kernel: Kernel) -> None:
     """Hook into the kernel."""
     kernel.on_timer["posix"] = lambda key, expirations: posix_timers.expired(kernel, key)
     kernel.timer_signal_hook = lambda group, info: posix_timers.posix_timer_delivered(kernel, group, info)
-    kernel.cpu_alarm_hook = lambda key: posix_timers.cpu_alarm(kernel, key)
     kernel.time_on_exec = lambda group: posix_timers.time_on_exec(kernel, group)
     kernel.time_on_group_exit = lambda group: posix_timers.time_on_group_exit(kernel, group)

@@ -1,4 +1,4 @@
-"""Making processes and moving them between groups: clone(2), setpgid(2), setsid(2), prctl(2), prlimit(2)."""
+"""Making processes and moving them between groups: clone(2), setpgid(2), setsid(2), prctl(2)."""
 
 from __future__ import annotations
 
@@ -160,29 +160,6 @@ def ptrace(kernel: Kernel, task: Task, request: int, pid: int, addr: int, data: 
     """
     kernel.tell_once("ptrace: a traced program inside a sandbox is not supported (docs/limits.md)")
     raise OSError(errno.EPERM, "ptrace")
-
-
-@handler("prlimit64")
-def prlimit64(kernel: Kernel, task: Task, pid: int, resource: int, new: int, old: int) -> Reply:
-    """prlimit(2): executed by the host, which enforces the limit; RLIMIT_CPU becomes the sentry's with its
-    CPU clocks."""
-    group = kernel.state.groups.get(pid or task.tgid)
-    if group is not None:
-        group.limits.pop(resource, None)
-    return Reply.HOST
-
-
-@handler("setrlimit")
-def setrlimit(kernel: Kernel, task: Task, resource: int, new: int) -> Reply:
-    """setrlimit(2)."""
-    kernel.group(task).limits.pop(resource, None)
-    return Reply.HOST
-
-
-@handler("getrlimit")
-def getrlimit(kernel: Kernel, task: Task, resource: int, old: int) -> Reply:
-    """getrlimit(2)."""
-    return Reply.HOST
 
 
 # The host changes the user; the sentry forgets whom it has found the caller to be (`Task.uid`).

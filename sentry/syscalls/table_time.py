@@ -10,9 +10,7 @@ ROWS = (
     notify(37, "alarm", "unsigned int seconds"),
     notify(38, "setitimer", "int which, struct itimerval *value, struct itimerval *ovalue"),
     notify(96, "gettimeofday", "struct timeval *tv, struct timezone *tz"),
-    native(
-        100, "times", "struct tms *tbuf", "the value returned counts from the host's start", Support.PARTIAL
-    ),
+    notify(100, "times", "struct tms *tbuf", "from the sandbox's start; the fields are the host's account"),
     notify(159, "adjtimex", "struct timex *txc_p", "of this sandbox only; steps, no slewing", Support.PARTIAL),
     notify(164, "settimeofday", "struct timeval *tv, struct timezone *tz", "of this sandbox only"),
     notify(201, "time", "time_t *tloc"),

@@ -2,6 +2,7 @@
 
 * A `SampledClock` goes on by itself and is read when somebody asks: a `SampledTimer` waits in the timer heap.
 * A `SyntheticClock` stands still until it is advanced: its `CpuTimer`s expire *in* the call that advances it.
+  The CPU clocks of processes and threads are such clocks, advanced by the ticker (ticker.py).
 
 What holds for every timer: `set` is atomic, that is the old setting is brought up to now and notified, then
 the new one applies. A listener runs at the expiry, in the middle of the timer's change, and may not call
@@ -10,8 +11,8 @@ back into a timer. A paused timer does not expire; what it missed comes, once, w
 
 from __future__ import annotations
 
+import heapq
 from abc import ABC, abstractmethod
-from bisect import insort
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 #: Called at an expiry with the number of expirations since the last call, at least 1.
 Listener = Callable[[int], None]
+#: Below this many cancelled items a synthetic clock's queue is never compacted.
+STALE_MIN = 64
 
 
 class Clock(ABC):
@@ -49,6 +52,11 @@ class Timer(ABC):
         self._paused = False
         self._destroyed = False
         self._notifying = False
+
+    @property
+    def armed(self) -> bool:
+        """Whether it will expire, as it was set last."""
+        return self._setting.next >= 0
 
     def get(self) -> TimerSetting:
         """The setting as of now; what expired until now is notified first. RuntimeError when paused."""
@@ -128,7 +136,6 @@ class SampledClock(Clock):
         self.clock_id = clock_id
         self.heap = heap
         self._keeper = keeper
-        self._timers: dict[str, SampledTimer] = {}
 
     def now(self) -> int:
         """See Timekeeper.now."""
@@ -140,24 +147,11 @@ class SampledClock(Clock):
         return max(when - self._keeper.host_now(host), 0)
 
     def new_timer(self, key: str, listener: Listener) -> SampledTimer:
-        """A timer in the heap. `expired` must be registered for the key's first word (Kernel.on_timer).
+        """A timer in the heap. Whoever expires the heap calls `SampledTimer.expired` for its key.
 
         When the heap holds the key already (a restore), the timer goes on with that setting.
         """
-        timer = SampledTimer(self, key, listener)
-        self._timers[key] = timer
-        return timer
-
-    def expired(self, key: str, expirations: int) -> None:
-        """The heap's entry came up."""
-        timer = self._timers.get(key)
-        if timer is not None:
-            timer.expired(expirations)
-
-    def forget(self, key: str) -> None:
-        """A timer was destroyed."""
-        self._timers.pop(key, None)
-        self.heap.cancel(key)
+        return SampledTimer(self, key, listener)
 
 
 class SampledTimer(Timer):
@@ -177,11 +171,6 @@ class SampledTimer(Timer):
         finally:
             self._notifying = False
 
-    def destroy(self) -> None:
-        """No expiry comes any more."""
-        super().destroy()
-        self.sampled.forget(self.key)
-
     def _schedule(self) -> None:
         heap, setting = self.sampled.heap, self._setting
         if setting.next < 0:
@@ -195,51 +184,83 @@ class SampledTimer(Timer):
         self.sampled.heap.cancel(self.key)
 
 
+#: A place in a synthetic clock's queue: deadline, when it was set, whose.
+Queued = tuple[int, int, "CpuTimer"]
+
+
 class SyntheticClock(Clock):
     """Stands still but for `store` and `add`, which expire its timers before they return.
 
-    Whoever calls them drives the clock; to pause all of its timers, do not call them.
+    Whoever calls them drives the clock; to pause all of its timers, do not call them. Setting a timer and
+    expiring it are O(log n): a cancelled item stays in the queue until it comes up, or until such items are
+    the greater part of it.
     """
 
-    def __init__(self, now: int = 0) -> None:
+    def __init__(
+        self, now: int = 0, entries: dict[str, TimerSetting] | None = None, clock_id: int = 0
+    ) -> None:
+        """`clock_id` is for who made it. `entries` takes the settings of armed timers by key, as plain data; a timer
+        that is made for a key that is in there (a restore) goes on with that setting."""
+        self.clock_id = clock_id
         self._now = now
-        self._queue: list[tuple[int, int, CpuTimer]] = []  # sorted by deadline, then by when it was set
+        self.entries = {} if entries is None else entries
+        self._queue: list[Queued] = []
         self._sequence = 0
+        self._stale = 0
 
     def now(self) -> int:
         """What was stored last."""
         return self._now
+
+    def next(self) -> int:
+        """The earliest deadline of its timers; -1 when none is armed."""
+        top = self._first()
+        return -1 if top is None else top[0]
 
     def new_timer(self, key: str, listener: Listener) -> CpuTimer:
         """A timer that expires when the clock is advanced."""
         return CpuTimer(self, key, listener)
 
     def store(self, now: int) -> None:
-        """The clock is `now`, and everything due expires, in order. It may be set back: nothing expires."""
+        """The clock is `now`, and everything due expires, in order. It may be set back: nothing expires.
+
+        This ends, since no timer is ever queued for a time that the clock has reached (`Timer.set`).
+        """
         self._now = now
-        limit = self._sequence
-        while True:
-            due = next((item for item in self._queue if item[1] <= limit), None)
-            if due is None or due[0] > now:
-                return
-            self._queue.remove(due)
-            due[2].queued = None
-            due[2].tick()
+        while (top := self._first()) is not None and top[0] <= now:
+            heapq.heappop(self._queue)
+            top[2].queued = None
+            top[2].tick()
 
     def add(self, span: int) -> None:
         """Advance by `span` ns."""
         self.store(self._now + span)
 
-    def enqueue(self, timer: CpuTimer, deadline: int) -> tuple[int, int, CpuTimer]:
+    def _first(self) -> Queued | None:
+        """The earliest valid item; what was cancelled on top of it goes."""
+        queue = self._queue
+        while queue:
+            top = queue[0]
+            if top[2].queued is top:
+                return top
+            heapq.heappop(queue)
+            self._stale -= 1
+        return None
+
+    def enqueue(self, timer: CpuTimer, deadline: int) -> Queued:
         """Expire a timer at `deadline`; timers of one deadline expire in the order of these calls."""
         self._sequence += 1
         item = (deadline, self._sequence, timer)
-        insort(self._queue, item)
+        heapq.heappush(self._queue, item)
         return item
 
-    def dequeue(self, item: tuple[int, int, CpuTimer]) -> None:
-        """Undo `enqueue`."""
-        self._queue.remove(item)
+    def dequeued(self) -> None:
+        """A timer's `queued` item is its own no longer."""
+        self._stale += 1
+        if self._stale > STALE_MIN and self._stale * 2 > len(self._queue):
+            self._queue[:] = [item for item in self._queue if item[2].queued is item]
+            heapq.heapify(self._queue)
+            self._stale = 0
 
 
 class CpuTimer(Timer):
@@ -248,16 +269,25 @@ class CpuTimer(Timer):
     def __init__(self, clock: SyntheticClock, key: str, listener: Listener) -> None:
         super().__init__(clock, key, listener)
         self.synthetic = clock
-        self.queued: tuple[int, int, CpuTimer] | None = None  # its place in the clock's queue
+        self.queued: Queued | None = None  # its one valid item in the clock's queue
+        self._setting = clock.entries.get(key) or self._setting
+        self._schedule()
 
     def _schedule(self) -> None:
-        if self.queued is not None and self.queued[0] == self._setting.next:
+        setting = self._setting
+        if setting.next < 0:
+            self._unschedule()
             return
-        self._unschedule()
-        if self._setting.next >= 0:
-            self.queued = self.synthetic.enqueue(self, self._setting.next)
+        self.synthetic.entries[self.key] = setting
+        if self.queued is not None:
+            if self.queued[0] == setting.next:
+                return
+            self.queued = None
+            self.synthetic.dequeued()
+        self.queued = self.synthetic.enqueue(self, setting.next)
 
     def _unschedule(self) -> None:
+        self.synthetic.entries.pop(self.key, None)
         if self.queued is not None:
-            self.synthetic.dequeue(self.queued)
             self.queued = None
+            self.synthetic.dequeued()

@@ -1,13 +1,13 @@
-"""The timer heap: everything in the sandbox that expires, and the host alarms that drive it.
+"""The timer heap: what expires on clocks that go on by themselves, and the host alarms that drive it.
 
 An entry has a key, a clock and a deadline on that clock in sandbox ns. Keys are strings ("sleep:7",
 "posix:5:0"), so that the entries are plain data and the heap can be built again from them; what to do at an
 expiry is found by the key's first word (Kernel.on_timer).
 
-Clocks of clock_gettime(2) are driven by one absolute host alarm each for MONOTONIC and REALTIME; a CPU clock
-(negative id) by an alarm of its own, which costs nothing while nothing runs on it. The host is told only
-when an earliest deadline changes. Cancelled items stay in the heap until they come up, or until they are the
-greater part of it.
+The clocks of clock_gettime(2) are driven by one absolute host alarm each for MONOTONIC and REALTIME. CPU clocks,
+which have negative ids, are not here but with the ticker (ticker.py), though their entries are in the same
+dictionary. The host is told only when an earliest deadline changes. Cancelled items stay in the heap until they
+come up, or until they are the greater part of it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from trapline.sentry.kernel.state import TimerSetting
-from trapline.sentry.protocol import Gone
 from trapline.sentry.time.timer_setting import at
 
 if TYPE_CHECKING:
@@ -43,10 +42,11 @@ class TimerHeap:
         self._live: dict[str, int] = {}  # the sequence of each key's one valid item
         self._stale: dict[int, int] = {}
         self._sequence = 0
-        self._told: dict[int, int] = {}  # by host clock or CPU clock: the deadline it is armed for
+        self._told: dict[int, int] = {}  # by host clock: the deadline it is armed for
         self._held = 0
         for key, setting in entries.items():
-            self._push(key, setting)
+            if setting.clock_id >= 0:
+                self._push(key, setting)
         keeper.listeners.append(self.rearm)
 
     def __len__(self) -> int:
@@ -61,19 +61,16 @@ class TimerHeap:
 
         Replaces the key's entry. A deadline that has gone expires at the next alarm, never in here.
         """
-        before = self._forget(key)
+        self._forget(key)
         setting = TimerSetting(deadline, period, clock_id)
         self._entries[key] = setting
         self._push(key, setting)
-        self._tell(clock_id)
-        if before is not None and before.clock_id != clock_id:
-            self._tell(before.clock_id)
+        self._tell()
 
     def cancel(self, key: str) -> None:
         """Forget a key; nothing happens when there is none."""
-        before = self._forget(key)
-        if before is not None:
-            self._tell(before.clock_id)
+        if self._forget(key) is not None:
+            self._tell()
 
     def expire(self) -> Iterator[tuple[str, int]]:
         """An alarm went off: (key, expirations) of everything due, in the order of deadlines.
@@ -81,22 +78,14 @@ class TimerHeap:
         Entries of one time come in the order in which they were set. The caller may set and cancel between
         two of them: what is cancelled does not come any more, what is set comes at a later alarm.
         """
-        now = {clock: self._keeper.now(clock) for clock in self._heaps if clock >= 0}
+        now = {clock: self._keeper.now(clock) for clock in self._heaps}
         return self._due(now)
-
-    def expire_cpu(self, clock_id: int) -> Iterator[tuple[str, int]]:
-        """The same for one CPU clock, which is read (and so advanced) now. A dead one has nothing due."""
-        self._told.pop(clock_id, None)
-        try:
-            return self._due({clock_id: self._keeper.now(clock_id)})
-        except Gone:
-            return iter(())
 
     def pause(self) -> None:
         """Tell the host nothing more, and disarm what it was told. Entries stay. Nests."""
         self._held += 1
         for clock in list(self._told):
-            self._arm(clock, -1)
+            self._platform.set_alarm(clock, -1)
         self._told.clear()
 
     def resume(self) -> None:
@@ -106,8 +95,7 @@ class TimerHeap:
 
     def rearm(self) -> None:
         """The clocks were set: look at all deadlines anew."""
-        for clock in list(self._heaps):
-            self._tell(clock)
+        self._tell()
 
     # -- items
     def _push(self, key: str, setting: TimerSetting) -> None:
@@ -187,22 +175,15 @@ class TimerHeap:
     def _rang(self) -> None:
         """Alarms that have gone off are armed no longer."""
         for clock, when in list(self._told.items()):
-            if clock >= 0 and when <= self._keeper.host_now(clock):
+            if when <= self._keeper.host_now(clock):
                 del self._told[clock]
 
-    def _tell(self, clock: int) -> None:
+    def _tell(self) -> None:
         if self._held:
-            return
-        if clock < 0:
-            top = self._first(clock)
-            if top is None:
-                self._heaps.pop(clock, None)  # CPU clocks come and go with their processes
-                self._stale.pop(clock, None)
-            self._tell_one(clock, -1 if top is None else top[0])
             return
         wanted: dict[int, int] = {}
         for each in self._heaps:
-            top = self._first(each) if each >= 0 else None
+            top = self._first(each)
             if top is not None:
                 host, when = self._keeper.host_deadline(each, top[0])
                 wanted[host] = min(when, wanted.get(host, when))
@@ -216,15 +197,4 @@ class TimerHeap:
             del self._told[clock]
         else:
             self._told[clock] = when
-        self._arm(clock, when)
-
-    def _arm(self, clock: int, when: int) -> None:
-        if clock >= 0:
-            self._platform.set_alarm(clock, when)
-            return
-        thread, ident, _ = self._keeper.cpu_clock(clock)
-        try:
-            span = max(when - self._keeper.now(clock), 1) if when >= 0 else -1
-            self._platform.set_cpu_alarm(f"cpu:{clock}", ident, not thread, span)
-        except Gone:
-            self._told.pop(clock, None)  # a dead clock stands still: nothing on it ever expires
+        self._platform.set_alarm(clock, when)

@@ -65,6 +65,9 @@ class FakePlatform:
         self.capabilities = (1 << 41) - 1
         self.permits: dict[int, int] = {}
         self.affinity: dict[int, list[int]] = {}
+        self.gids: dict[int, tuple[int, int, int]] = {}
+        self.runner = 0
+        self.ticks = (1, 2, 3, 4)
         self.sp = 0x2000
         self.fdinfo: dict[tuple[int, int], str] = {}
         self.wall_moves: list[int] = []
@@ -143,6 +146,12 @@ class FakePlatform:
     def set_cpu_alarm(self, key: str, tid: int, whole_group: bool, after: int) -> None:
         self.cpu_alarms[key] = after
 
+    def running_thread(self, tgid: int) -> int:
+        return self.runner
+
+    def process_times(self, tgid: int) -> tuple[int, int, int, int]:
+        return self.ticks
+
     def pending_limit(self, tgid: int) -> int:
         return 1000
 
@@ -189,3 +198,6 @@ class FakePlatform:
 
     def set_affinity(self, tid: int, cpus: list[int]) -> None:
         self.affinity[tid] = cpus
+
+    def group_ids(self, tid: int) -> tuple[int, int, int]:
+        return self.gids.get(tid, (0, 0, 0))

@@ -717,7 +717,6 @@ def test_a_child_inherits_nothing(guest):
     guest("setitimer", 0, guest.val(100), 0)
     timer = guest.create()
     child = guest.world.fork(guest.task, 9)
-    posix_timers.time_on_fork(guest.kernel, guest.group, guest.kernel.group(child))
     assert guest.world.call(child, "timer_getoverrun", timer) == -errno.EINVAL
     assert guest.world.call(child, "getitimer", 0, C) == 0
     assert guest.platform.memory(9).read(C, 32) == bytes(32)

@@ -31,7 +31,7 @@ HEADERS = [Path("/usr/include/x86_64-linux-gnu/asm/unistd_64.h"), Path("/usr/inc
 
 # What the sentry serves in the profile `control`, by class; the calls marked so only for some arguments.
 NOTIFY = """
-    clock_gettime clock_getres clock_settime clock_adjtime adjtimex gettimeofday settimeofday time
+    clock_gettime clock_getres clock_settime clock_adjtime adjtimex gettimeofday settimeofday time times
     getitimer setitimer alarm timer_create timer_settime timer_gettime
     timer_getoverrun timer_delete timerfd_settime timerfd_gettime kill tkill tgkill rt_sigqueueinfo
     rt_tgsigqueueinfo pidfd_send_signal signalfd signalfd4 rt_sigaction rt_sigprocmask rt_sigpending

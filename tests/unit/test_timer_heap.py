@@ -158,30 +158,11 @@ def test_rate_puts_realtime_on_the_monotonic_alarm():
     assert bench.platform.alarms == {1: bench.platform.monotonic + 200}
 
 
-def test_cpu_clocks_have_alarms_of_their_own(bench):
-    clock = cpu_clock_id(5)
-    bench.platform.cpu[5] = 1000
-    bench.heap.set("a", clock, 1500)
-    bench.heap.set("b", clock, 1200)
-    assert bench.platform.cpu_alarms == {f"cpu:{clock}": 200}
-    assert bench.platform.told == []
-    bench.platform.cpu[5] = 1100
-    assert list(bench.heap.expire_cpu(clock)) == []  # a thread's alarm may come early
-    assert bench.platform.cpu_alarms == {f"cpu:{clock}": 100}
-    bench.platform.cpu[5] = 1500
-    assert list(bench.heap.expire_cpu(clock)) == [("b", 1), ("a", 1)]
-    assert bench.due() == []
-
-
-def test_a_dead_cpu_clock_never_expires(bench):
-    clock = cpu_clock_id(5)
-    bench.heap.set("a", clock, 10)
-    bench.platform.dead.add(5)
-    assert list(bench.heap.expire_cpu(clock)) == []
-    bench.heap.set("b", clock, 5)
-    bench.heap.cancel("a")
-    bench.heap.cancel("b")
-    assert bench.entries == {}
+def test_entries_on_cpu_clocks_are_not_the_heap_s(bench):
+    bench.entries["cpu"] = TimerSetting(10, 0, cpu_clock_id(5))
+    heap = TimerHeap(bench.entries, bench.keeper, bench.platform)
+    bench.platform.monotonic += 100
+    assert list(heap.expire()) == [] and "cpu" in bench.entries
 
 
 def test_pause_and_resume(bench):

@@ -36,6 +36,11 @@ class Sampled:
         keeper = Timekeeper(ClockState(monotonic_base=self.platform.monotonic), self.platform)
         self.heap = TimerHeap({}, keeper, self.platform)
         self.clock = SampledClock(1, keeper, self.heap)
+        self.timers = {}
+
+    def timer(self, key, listener):
+        self.timers[key] = self.clock.new_timer(key, listener)
+        return self.timers[key]
 
     def advance(self, span):
         end = self.platform.monotonic + span
@@ -47,12 +52,15 @@ class Sampled:
     def ring(self):
         self.platform.alarms[1] = -1
         for key, expirations in self.heap.expire():
-            self.clock.expired(key, expirations)
+            self.timers[key].expired(expirations)
 
 
 class Synthetic:
     def __init__(self):
         self.clock = SyntheticClock()
+
+    def timer(self, key, listener):
+        return self.clock.new_timer(key, listener)
 
     def advance(self, span):
         self.clock.add(span)
@@ -77,7 +85,7 @@ STEPS = st.lists(
 @given(STEPS)
 def test_agrees_with_the_model(kind, steps):
     bench, model, heard = kind(), Model(), []
-    timer = bench.clock.new_timer("t", heard.append)
+    timer = bench.timer("t", heard.append)
     for name, *arguments in steps:
         if name == "set" and not model.paused:
             after, period = arguments
@@ -109,7 +117,7 @@ def test_agrees_with_the_model(kind, steps):
 @pytest.mark.parametrize("kind", [Sampled, Synthetic])
 def test_rules(kind):
     bench, heard = kind(), []
-    timer = bench.clock.new_timer("t", heard.append)
+    timer = bench.timer("t", heard.append)
     timer.set(TimerSetting(0, 3))  # expired at once: notified once
     assert heard == [1]
     timer.pause()
@@ -130,7 +138,7 @@ def test_rules(kind):
 @pytest.mark.parametrize("kind", [Sampled, Synthetic])
 def test_between_old_and_new(kind):
     bench, order = kind(), []
-    timer = bench.clock.new_timer("t", lambda n: order.append("expired"))
+    timer = bench.timer("t", lambda n: order.append("expired"))
     now = bench.clock.now()
     timer.set(TimerSetting(now + 5))
     if kind is Synthetic:
@@ -144,7 +152,7 @@ def test_between_old_and_new(kind):
 @pytest.mark.parametrize("kind", [Sampled, Synthetic])
 def test_listener_may_not_call_back(kind):
     bench = kind()
-    timer = bench.clock.new_timer("t", lambda n: timer.get())
+    timer = bench.timer("t", lambda n: timer.get())
     with pytest.raises(RuntimeError):
         timer.set(TimerSetting(bench.clock.now()))
 
@@ -162,10 +170,37 @@ def test_synthetic_clock_expires_in_order_before_it_returns():
     assert order[3:] == ["c"]
 
 
+def test_synthetic_timer_goes_on_after_a_restore():
+    entries, heard = {}, []
+    first = SyntheticClock(7, entries)
+    first.new_timer("t", heard.append).set(TimerSetting(10, 10))
+    first.new_timer("off", heard.append).set(TimerSetting())
+    assert entries == {"t": TimerSetting(10, 10)}
+    second = SyntheticClock(7, entries)
+    second.new_timer("t", heard.append)
+    second.store(25)
+    assert heard == [2] and entries == {"t": TimerSetting(30, 10)}
+
+
+def test_a_synthetic_clock_does_not_grow_with_what_was_cancelled():
+    clock, heard = SyntheticClock(), []
+    timers = [clock.new_timer(str(n), heard.append) for n in range(1000)]
+    for round_ in range(5):
+        for timer in timers:
+            timer.set(TimerSetting(1000 + round_))
+    assert len(clock._queue) <= 2 * len(timers) + 2
+    for timer in timers[1:]:
+        timer.destroy()
+    assert len(clock._queue) < 200
+    assert clock.next() == 1004
+    clock.store(1004)
+    assert heard == [1] and clock.next() == -1
+
+
 def test_sampled_timer_goes_on_after_a_restore():
     bench, heard = Sampled(), []
     bench.heap.set("t", 1, 10, 10)
-    timer = bench.clock.new_timer("t", heard.append)
+    timer = bench.timer("t", heard.append)
     assert timer.get() == TimerSetting(10, 10, 1)
     bench.advance(25)
     assert sum(heard) == 2
