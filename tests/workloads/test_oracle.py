@@ -18,6 +18,7 @@ DETERMINISTIC = (
     "signalfd",
     "timing",
     "clocks",
+    "cputime",
     "badptr",
     "limits",
     "pidreuse",
