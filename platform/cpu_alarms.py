@@ -20,15 +20,16 @@ from collections.abc import Callable
 from trapline.platform.host_cpu_timers import SIGNAL as CPU_TIMER
 from trapline.platform.host_cpu_timers import HostCpuTimers
 from trapline.platform.task_clock_events import SIGNAL as CPU_EVENT
-from trapline.platform.task_clock_events import TaskClock
+from trapline.platform.task_clock_events import TRUSTED, TaskClock
 from trapline.sentry.protocol import Gone
 
 _MONOTONIC_COARSE = 6
 _TICK = round(time.clock_getres(_MONOTONIC_COARSE) * 1e9)
-#: A POSIX timer comes up to a tick late, and the account it goes by may be another one behind.
-MARGIN = 2 * _TICK
+#: How much earlier than the deadline a POSIX timer is set: it comes up to a tick late, the account it goes by may be
+#: another one behind, and on a loaded machine the sentry waits for a CPU meanwhile.
+MARGIN = 5 * _TICK
 #: ns of CPU from which on a deadline is far.
-FAR = 5 * _TICK
+FAR = min(2 * MARGIN, TRUSTED // 2)
 #: Threads of a process that get events; with more, the process has a POSIX timer alone.
 THREADS = 16
 #: Threads with events in all, and how many of them may be kept for the next time while nothing waits for them.
@@ -60,7 +61,7 @@ class CpuAlarms:
         self._uncount(key)
         clocks = self._find(group, threads) if self.events and after <= FAR else []
         if not clocks:
-            self._timers.set(key, group, after - MARGIN if self.events and after > FAR else after)
+            self._timers.set(key, group, max(after - MARGIN, 1) if self.events and after > FAR else after)
             return
         if len(clocks) > 1 or not clocks[0].in_kernel:
             self._timers.set(key, group, after)

@@ -226,8 +226,9 @@ def test_agrees_with_a_list_of_deadlines(steps):
         elif name == "idle":
             bench.platform.monotonic += arguments[0]
         else:
-            for now in range(now + 1, now + arguments[0] + 1):
-                for key in sorted((k for k in model if model[k][0] == now), key=lambda k: model[k][1]):
+            for _ in range(arguments[0]):
+                now += 1
+                for key in sorted((k for k, v in model.items() if v[0] == now), key=lambda k: model[k][1]):
                     order += 1
                     heard.append(key)
                     period = model[key][2]
