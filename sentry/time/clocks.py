@@ -71,11 +71,10 @@ class Clocks:
         that, it is at the next alarm.
         """
         timer = self._timer(key, clock_id)
-        if clock_id < 0 and advance:
-            self._ticker.advance(clock_id)
+        fresh = clock_id < 0 and advance and self._ticker.advance(clock_id)
         # What the old setting came to just now is lost with it, as it would be had the alarm not come yet.
         timer.set(TimerSetting(deadline, period, clock_id), lambda: self._forget(key))
-        self._settle(clock_id)
+        self._settle(clock_id, fresh and not self._due)
 
     def cancel(self, key: str) -> None:
         """Forget a key; nothing happens when there is none."""
@@ -144,7 +143,7 @@ class Clocks:
     def _note(self, key: str, expirations: int) -> None:
         self._due[key] = self._due.get(key, 0) + expirations
 
-    def _settle(self, clock_id: int = 0) -> None:
+    def _settle(self, clock_id: int = 0, fresh: bool = False) -> None:
         """Act on what expired, but not in the middle of another action: that one goes on with it."""
         if not self._firing:
             self._firing = True
@@ -158,4 +157,4 @@ class Clocks:
             finally:
                 self._firing = False
         if clock_id < 0:
-            self._ticker.tell(clock_id)
+            self._ticker.tell(clock_id, fresh)

@@ -47,18 +47,19 @@ class Ticker:
             found = self._clocks[ident] = SyntheticClock(0, self._entries, ident)
         return found
 
-    def advance(self, clock_id: int) -> None:
-        """Read the host's account and expire what is due. A dead task's clock stands still."""
+    def advance(self, clock_id: int) -> bool:
+        """Read the host's account and expire what is due. False when the task is dead: its clock stands still."""
         ident = explicit(clock_id)
         clock = self._clocks.get(ident)
         if clock is None:
-            return
+            return False
         try:
             now = self._keeper.now(ident)
         except Gone:
-            return
+            return False
         if now > clock.now():
             clock.store(now)
+        return True
 
     def now(self, clock_id: int) -> int:
         """The host's account, but not less than what the clock was advanced to. Gone."""
@@ -69,8 +70,9 @@ class Ticker:
         """The host's alarm of this clock is set no longer."""
         self._told.pop(explicit(clock_id), None)
 
-    def tell(self, clock_id: int) -> None:
-        """Set the host's alarm for the clock's earliest deadline, if it is not set for one as early.
+    def tell(self, clock_id: int, fresh: bool = False) -> None:
+        """Set the host's alarm for the clock's earliest deadline, if it is not set for one as early. `fresh`: the
+        clock was advanced just now, so the host need not be asked again how far it is.
 
         An alarm that comes too early, since what it was set for was cancelled, finds nothing due and is set
         anew. A clock that nothing hangs on any more is given up, and so is its alarm.
@@ -86,7 +88,7 @@ class Ticker:
             self._alarm(ident, -1)
         elif not 0 <= told <= deadline:
             self._told[ident] = deadline
-            self._alarm(ident, deadline)
+            self._alarm(ident, deadline, clock.now() if fresh else -1)
 
     def executed(self, tgid: int) -> None:
         """A process executed a program: of its threads only one is left, under the leader's id, and the host's
@@ -98,10 +100,12 @@ class Ticker:
             if self._told.pop(ident, -1) >= 0:
                 self.tell(ident)
 
-    def _alarm(self, ident: int, deadline: int) -> None:
+    def _alarm(self, ident: int, deadline: int, now: int = -1) -> None:
         thread, task, _ = self._keeper.cpu_clock(ident)
         try:
-            span = max(deadline - self._keeper.now(ident), 1) if deadline >= 0 else -1
+            if deadline >= 0 and now < 0:
+                now = self._keeper.now(ident)
+            span = max(deadline - now, 1) if deadline >= 0 else -1
             self._platform.set_cpu_alarm(f"cpu:{ident}", task, not thread, span)
         except Gone:
             self._told.pop(ident, None)  # nothing on a dead clock ever expires
