@@ -27,21 +27,19 @@ _O_EXCL = 0o200  # of a descriptor: PIDFD_THREAD, one thread rather than its pro
 
 
 def _names(kernel: Kernel, task: Task, fd: int) -> tuple[int, bool]:
-    """(id, whether it is that of one thread) of a pidfd, as the sandbox numbers it. EBADF, ESRCH."""
+    """(id, whether it is that of one thread) of a pidfd, as the sandbox numbers it; -1 once it is reaped. EBADF."""
     one_thread = False
     for line in kernel.platform.descriptor_info(task.tid, fd).splitlines():
         if line.startswith("flags:"):
             one_thread = bool(int(line.split()[1], 8) & _O_EXCL)
         elif line.startswith("NSpid:"):
             ids = line.split()[1:]
-            if ids and int(ids[-1]) > 0:
-                return int(ids[-1]), one_thread
-            raise OSError(errno.ESRCH, "the process is gone")
+            return (int(ids[-1]) if ids and int(ids[-1]) > 0 else -1), one_thread
     raise OSError(errno.EBADF, "not a pidfd")
 
 
 def pid_of_pidfd(kernel: Kernel, task: Task, fd: int) -> int:
-    """The process that a pidfd names, as the sandbox numbers it. EBADF, ESRCH."""
+    """The process that a pidfd names, as the sandbox numbers it; -1, which is nobody's, once it is reaped. EBADF."""
     return _names(kernel, task, fd)[0]
 
 

@@ -92,3 +92,17 @@ def test_a_zombie_has_no_stop_to_wait_for(world: World) -> None:
     assert world.call(world.root, "waitid", 0, 0, 0, stopped | no_hang, 0) == -errno.ECHILD
     world.fork(world.root, 4)
     assert world.call(world.root, "waitid", 0, 0, 0, stopped | no_hang, 0) == 0
+
+
+def test_that_a_pidfds_process_is_gone_is_found_last(world: World) -> None:
+    """Whatever is wrong with the siginfo comes before; and a wait finds no child."""
+    world.platform.fdinfo[2, 5] = "pos:\t0\nflags:\t02000002\nPid:\t-1\nNSpid:\t-1\n"
+    memory = world.platform.memory(2)
+    for signo, code, wanted in ((11, -1, errno.EINVAL), (10, 0, errno.EPERM), (10, -1, errno.ESRCH)):
+        memory.write(GOOD, struct.pack("<iii", signo, 0, code))
+        assert world.call(world.root, "pidfd_send_signal", 5, 10, GOOD, 0) == -wanted
+    assert world.call(world.root, "pidfd_send_signal", 5, 10, WILD, 0) == -errno.EFAULT
+    assert world.call(world.root, "pidfd_send_signal", 5, 10, 0, 0) == -errno.ESRCH
+    assert world.call(world.root, "pidfd_send_signal", 5, BAD_SIGNAL, 0, 0) == -errno.ESRCH
+    exited, pidfd = 4, 3
+    assert world.call(world.root, "waitid", pidfd, 5, 0, exited, 0) == -errno.ECHILD
