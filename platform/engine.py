@@ -152,7 +152,7 @@ class Engine(HostServices):
                 host, status, rusage = self.deferred.pop(0)
                 stop_tasks.died(self, host, status, rusage)
                 continue
-            host, status = self.sources.next(len(self.tracees), asked)
+            host, status = self.sources.next(self.tracees, asked)
             if host <= 0:
                 break
             served += 1

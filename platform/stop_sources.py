@@ -6,9 +6,16 @@ SIGCHLD named, then for those that stopped lately. A SIGCHLD that comes while an
 neither tells of every stop: somebody who had not stopped for long may be missed. Such a one is found by a walk,
 which comes at the latest after WALK_AFTER questions, or as soon as nothing else has come for a moment (`Pump`).
 What goes wrong otherwise: a task that stands at a stop for ever.
+
+A walk ends at the first that has stopped, always the same one when a busy task is back at a stop before the next
+walk: so after some stops of one task in a row, some of the others are asked by id, in turn. What goes wrong otherwise:
+a thread that calls without a pause keeps all others standing.
 """
 
 from __future__ import annotations
+
+from collections.abc import Collection
+from itertools import cycle
 
 from trapline.platform import ptrace_calls as pt
 
@@ -17,6 +24,9 @@ FEW = 128
 #: So many tasks that stopped lately are asked.
 LATELY = 3
 WALK_AFTER = 16
+#: After so many stops of one task so many others are asked. Not the same number each time: of a task that does two
+#: things in turn, the others would see only one of them, for ever (a handler that is set and taken away).
+AGAIN, OTHERS = (5, 8, 7), 8
 
 
 class StopSources:
@@ -25,18 +35,31 @@ class StopSources:
     def __init__(self) -> None:
         self._lately: list[int] = []
         self._since_walk = 0
+        self._last = self._again = 0  # who stopped last, and how often in a row
+        self._limits = cycle(AGAIN)
+        self._limit = next(self._limits)
+        self._turn: list[int] = []  # those that are still to be asked in this turn
         #: A walk is due before the sentry may sleep.
         self.unsure = False
 
-    def next(self, tracees: int, asked: list[int]) -> tuple[int, int]:
-        """(host tid, status) of one, or (0, 0); `tracees` is how many there are.
+    def next(self, tracees: Collection[int], asked: list[int]) -> tuple[int, int]:
+        """(host tid, status) of one of the tracees, or (0, 0).
 
         `asked` are the ids to ask for, made by `begin`; each is asked for once, and taken from it.
         """
-        if tracees <= FEW or self._since_walk >= WALK_AFTER:
+        if self._again >= self._limit:
+            self._again, self._limit = 0, next(self._limits)
+            other = self._one_of_the_others(tracees)
+            if other is not None:
+                return other
+        if len(tracees) <= FEW or self._since_walk >= WALK_AFTER:
             host, status = pt.wait_any()
             if host <= 0:
-                self._since_walk, self.unsure = 0, False
+                self._since_walk, self.unsure, self._again = 0, False, 0
+            elif host == self._last:
+                self._again += 1
+            else:
+                self._last, self._again = host, 0
             return host, status
         while asked:
             host = asked.pop()
@@ -47,6 +70,17 @@ class StopSources:
         self._since_walk += 1
         self.unsure = True
         return 0, 0
+
+    def _one_of_the_others(self, tracees: Collection[int]) -> tuple[int, int] | None:
+        for _ in range(OTHERS):
+            if not self._turn:
+                self._turn = list(tracees)
+            host = self._turn.pop()
+            if host != self._last and host in tracees:
+                found = pt.wait_now(host)
+                if found is not None:
+                    return host, found
+        return None
 
     def begin(self, named: tuple[int, ...]) -> list[int]:
         """Whom to ask, the last one first: those that stopped lately, and those that are named."""

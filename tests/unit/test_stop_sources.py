@@ -7,7 +7,7 @@ import random
 import pytest
 
 from trapline.platform import ptrace_calls as pt
-from trapline.platform.stop_sources import FEW, WALK_AFTER, StopSources
+from trapline.platform.stop_sources import AGAIN, FEW, OTHERS, WALK_AFTER, StopSources
 
 
 class Host:
@@ -34,7 +34,7 @@ class Host:
         return () if named is None else (named,)
 
 
-def serve(sources: StopSources, tracees: int, named: tuple[int, ...]) -> list[int]:
+def serve(sources: StopSources, tracees: range, named: tuple[int, ...]) -> list[int]:
     asked, served = sources.begin(named), []
     while (found := sources.next(tracees, asked))[0]:
         served.append(found[0])
@@ -45,14 +45,14 @@ def test_few_tracees_are_walked(monkeypatch: pytest.MonkeyPatch) -> None:
     host, sources = Host(monkeypatch), StopSources()
     host.stop(7)
     host.stop(8)
-    assert sorted(serve(sources, FEW, host.take_signal())) == [7, 8] and not sources.unsure
+    assert sorted(serve(sources, range(1, FEW + 1), host.take_signal())) == [7, 8] and not sources.unsure
 
 
 def test_the_one_that_stops_is_found_without_a_walk(monkeypatch: pytest.MonkeyPatch) -> None:
     host, sources = Host(monkeypatch), StopSources()
     for _ in range(10 * WALK_AFTER):
         host.stop(7)
-        assert serve(sources, 1000, host.take_signal()) == [7]
+        assert serve(sources, range(1, 1001), host.take_signal()) == [7]
     assert host.walks <= 2 * 10
 
 
@@ -60,10 +60,10 @@ def test_of_two_that_stop_at_once_both_are_found_once_they_are_known(monkeypatch
     host, sources = Host(monkeypatch), StopSources()
     for known in (7, 8):
         host.stop(known)
-        serve(sources, 1000, host.take_signal())
+        serve(sources, range(1, 1001), host.take_signal())
     host.stop(7)
     host.stop(8)
-    assert sorted(serve(sources, 1000, host.take_signal())) == [7, 8] and host.walks == 0
+    assert sorted(serve(sources, range(1, 1001), host.take_signal())) == [7, 8] and host.walks == 0
 
 
 def test_nobody_is_left_when_the_sentry_is_sure(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,9 +73,20 @@ def test_nobody_is_left_when_the_sentry_is_sure(monkeypatch: pytest.MonkeyPatch)
     for _ in range(500):
         for _ in range(chance.randrange(4)):
             host.stop(1 + chance.randrange(100))
-        serve(sources, 1000, host.take_signal())
+        serve(sources, range(1, 1001), host.take_signal())
         if sources.unsure and chance.random() < 0.2:
             sources.walk()
-            serve(sources, 1000, ())
+            serve(sources, range(1, 1001), ())
         if not sources.unsure and host.pending is None:
             assert not host.stopped
+
+
+def test_a_task_that_stops_again_at_once_does_not_keep_the_others_standing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is found first by every walk; each of the others is found all the same."""
+    host, sources = Host(monkeypatch), StopSources()
+    monkeypatch.setattr(pt, "wait_any", lambda: (1, 0x57F))
+    tracees, waiting = range(1, 41), set(range(2, 41, 3))
+    for other in waiting:
+        host.stop(other)
+    served = [sources.next(tracees, [])[0] for _ in range((max(AGAIN) + 2) * (2 * len(tracees) // OTHERS + len(waiting)))]
+    assert waiting <= set(served) and served.count(1) > len(served) // 2
