@@ -34,7 +34,7 @@ def delivery_stop(e: Engine, t: Tracee, signo: int) -> None:
     if not poked:
         host_signal(kernel, task, unpack_siginfo(raw))
     if task.tid in kernel.signal_waiters:
-        e.dispatcher.resume(task.tid, Outcome.WOKEN)  # it looks whether this is what it waits for
+        e.dispatcher.resume(task, Outcome.WOKEN)  # it looks whether this is what it waits for
     opened = host_masks.close(t)
     if t.reissue is not None:
         # Between the choice of a wait and the host's reaping: a handler that ran now, and perhaps never came

@@ -10,7 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Iterator
 
-from trapline.sentry.kernel.state import KernelState, ThreadGroup
+from trapline.sentry.kernel.state import KernelState, Task, ThreadGroup
 
 
 def add_child(state: KernelState, parent: ThreadGroup, child: ThreadGroup) -> None:
@@ -20,17 +20,17 @@ def add_child(state: KernelState, parent: ThreadGroup, child: ThreadGroup) -> No
     """
     state.places += 1
     parent.children[child.tgid] = state.places
-    maker = state.tasks.get(child.parent_tid)
+    maker = parent.threads.get(child.parent_tid)
     if maker is not None:
         maker.made[child.tgid] = 0
     if has_report(child):
         note_report(parent, child)
 
 
-def remove_child(state: KernelState, parent: ThreadGroup, child: ThreadGroup) -> None:
+def remove_child(parent: ThreadGroup, child: ThreadGroup) -> None:
     """A child is gone, or another's."""
     place = parent.children.pop(child.tgid, 0)
-    maker = state.tasks.get(child.parent_tid)
+    maker = parent.threads.get(child.parent_tid)
     if maker is not None:
         maker.made.pop(child.tgid, None)
     at = bisect_left(parent.reports, (place, child.tgid))
@@ -38,12 +38,11 @@ def remove_child(state: KernelState, parent: ThreadGroup, child: ThreadGroup) ->
         del parent.reports[at]
 
 
-def hand_over(state: KernelState, tid: int, heir: int) -> None:
+def hand_over(state: KernelState, former: Task, heir: Task) -> None:
     """The children of an ending thread belong to another thread of its process (Linux find_new_reaper)."""
-    former, latter = state.tasks[tid], state.tasks[heir]
     for tgid in former.made:
-        state.groups[tgid].parent_tid = heir
-        latter.made[tgid] = 0
+        state.groups[tgid].parent_tid = heir.tid
+        heir.made[tgid] = 0
     former.made = {}
 
 

@@ -2,7 +2,30 @@
 
 The parts are modules of functions that take the kernel first: task_clone, task_exec, task_exit, task_wait,
 signal_send, signal_deliver, sessions. They change `KernelState` and ask the `Platform` for what only the
-host can do. One thread runs all of it, so there are no locks.
+host can do.
+
+Order, relied on everywhere and checked in tests/unit/test_kernel_order.py. One thread runs the kernel, so there are
+no locks; in their place:
+
+1. *Between two awaits nothing comes in between; over an await anything may.* An exec then has other dispositions
+   and one thread, a flush another list in place of `pending`. So a call looks up again what it needs, and never keeps
+   `actions`, `pending` or `threads` of a process over `block` or `execute`.
+2. *A wake-up runs the woken call at once*, up to its own next await, inside the waker's step. So a waker changes
+   first and wakes last: a signal is in its queue, an end in `reports`, before anybody is woken for it.
+3. *Who sends needs the target's thread group and nothing else.* It holds its threads with their masks and queues,
+   and whether it has ended (`exit_status`, set once `threads` is empty). The index of all threads, `KernelState.tasks`,
+   is not looked at: a send costs the same among any number of processes, and can come from anywhere (a timer, an
+   end, a stop), also while threads come and go. (Linux: the signal lock of a process is taken without the task list's,
+   lock_task_sighand.) An ended target is ESRCH.
+4. *A signal is judged twice*: when it is sent, by the dispositions and masks of then (ignored, taken by a waiter);
+   and when it is delivered, by those of then. An exec or rt_sigaction(2) in between needs to know nothing of it.
+5. *A stop signal or SIGCONT undoes the other when it is sent*, before anything else about it is decided, also where
+   it is blocked or ignored (Linux prepare_signal).
+6. *A mask or disposition changes here first, then on the host.* What a change lets through is poked before the host
+   executes it, so it is delivered before the call returns.
+7. *A thread enters its group, then the index, before it runs; it leaves its group, then the index, once it is dead.*
+   A process ends in this order: its threads leave, its timers stop, its children find another parent, its status is
+   set, its parent is told (report, SIGCHLD, waiters).
 """
 
 from __future__ import annotations
@@ -35,7 +58,7 @@ class Kernel:
         #: What to do when a timer expires, by the first word of its key.
         self.on_timer: dict[str, Callable[[str, int], None]] = {"sleep": self._sleep_expired}
         #: Resumes the blocked call of a task; set by the dispatcher.
-        self.resume: Callable[[int, Outcome], None] = lambda tid, outcome: None
+        self.resume: Callable[[Task, Outcome], None] = lambda task, outcome: None
         #: Tasks that wait in wait4 or waitid, by their thread group.
         self.waiters: dict[int, list[int]] = {}
         #: Tasks in rt_sigtimedwait, with the set they wait for.
@@ -107,7 +130,9 @@ class Kernel:
         return runner.tid if runner.tgid == group.tgid else 0
 
     def _sleep_expired(self, key: str, expirations: int) -> None:
-        self.resume(int(key.partition(":")[2]), Outcome.TIMED_OUT)
+        task = self.state.tasks.get(int(key.partition(":")[2]))
+        if task is not None:
+            self.resume(task, Outcome.TIMED_OUT)
 
     # -- signals
     def send_signal(self, tgid: int, info: SigInfo, tid: int = 0, prefer: int = 0) -> None:
@@ -124,9 +149,9 @@ class Kernel:
         """Wake a thread that waits for this signal in rt_sigtimedwait; True when there was one."""
         if not self.signal_waiters:
             return False
-        for tid in [target.tid] if target else group.threads:
-            if self.signal_waiters.get(tid, 0) & bit(signo):
-                self.resume(tid, Outcome.WOKEN)
+        for task in (target,) if target else group.threads.values():
+            if self.signal_waiters.get(task.tid, 0) & bit(signo):
+                self.resume(task, Outcome.WOKEN)
                 return True
         return False
 
@@ -137,8 +162,11 @@ class Kernel:
     # -- waits
     def wake_waiters(self, tgid: int) -> None:
         """Something about a child of this process changed: let its waiters look again."""
-        for tid in list(self.waiters.get(tgid, ())):
-            self.resume(tid, Outcome.WOKEN)
+        waiting = self.waiters.get(tgid)
+        if waiting:
+            threads = self.state.groups[tgid].threads
+            for task in [threads[tid] for tid in waiting if tid in threads]:
+                self.resume(task, Outcome.WOKEN)
 
     def notify_parent_continued(self, group: ThreadGroup) -> None:
         """SIGCHLD with CLD_CONTINUED."""

@@ -22,13 +22,12 @@ def lend(kernel: Kernel, group: ThreadGroup, signo: int, target: Task | None = N
     """A signal was found to be blocked by all who could take it: hand it over if a signalfd may look for it."""
     if not group.watched & bit(signo) or signo == SIGCHLD:
         return
-    tasks = kernel.state.tasks
     if target is not None:
         kernel.platform.lend(target.tid, signo, False)
         return
-    for tid in group.threads:
+    for tid, task in group.threads.items():
         # A stopped thread would do it only when it goes on; a leader may have ended before its threads.
-        if tasks[tid].status != TaskStatus.STOPPED and not kernel.platform.has_ended(tid):
+        if task.status != TaskStatus.STOPPED and not kernel.platform.has_ended(tid):
             kernel.platform.lend(tid, signo, True)
             return
 
@@ -40,9 +39,8 @@ def lend_pending(kernel: Kernel, task: Task, signals: int) -> None:
     for info in task.pending:
         if wanted & bit(info.signo):
             lend(kernel, group, info.signo, task)
-    tasks = kernel.state.tasks
     for info in group.pending:
-        if wanted & bit(info.signo) and all(tasks[tid].mask & bit(info.signo) for tid in group.threads):
+        if wanted & bit(info.signo) and all(t.mask & bit(info.signo) for t in group.threads.values()):
             lend(kernel, group, info.signo)
 
 

@@ -60,10 +60,10 @@ def send(kernel: Kernel, group: ThreadGroup, info: SigInfo, tid: int = 0, prefer
         kernel.platform.kill_group(group.tgid)
         return
     _stop_and_continue_cancel(kernel, group, signo)
-    target = kernel.state.tasks.get(tid) if tid else None
+    target = group.threads.get(tid) if tid else None
     if tid and target is None:
         raise OSError(errno.ESRCH, "dead")
-    if is_ignored(group, signo) and not _waits_for(kernel, group, target, signo):
+    if is_ignored(group, signo) and not _waits_for(group, target, signo):
         return
     if info.code < 0 and info.code != SI_TKILL and info.code != SI_TIMER and queue_is_full(kernel, group):
         raise OSError(errno.EAGAIN, "RLIMIT_SIGPENDING")
@@ -84,7 +84,7 @@ def queue_is_full(kernel: Kernel, group: ThreadGroup) -> bool:
 
     Linux counts them per user, the sentry per process: see docs/limits.md.
     """
-    count = len(group.pending) + len(group.posix_timers) + sum(len(t.pending) for t in queueing(kernel, group))
+    count = len(group.pending) + len(group.posix_timers) + sum(len(t.pending) for t in queueing(group))
     if not count:
         return False
     limit = group.limits.get(RLIMIT_SIGPENDING)
@@ -94,26 +94,26 @@ def queue_is_full(kernel: Kernel, group: ThreadGroup) -> bool:
     return count >= limit
 
 
-def queueing(kernel: Kernel, group: ThreadGroup) -> list[Task]:
+def queueing(group: ThreadGroup) -> list[Task]:
     """The threads of a process that have signals in their own queues, without a walk over all of them.
 
     Whoever adds to a thread's queue notes it in `group.queues`; those that are empty by now are dropped here.
     """
     if not group.queues:
         return []
-    tasks = [kernel.state.tasks.get(tid) for tid in group.queues]
-    found = [task for task in tasks if task is not None and task.tgid == group.tgid and task.pending]
-    if len(found) != len(tasks):
+    threads = [group.threads.get(tid) for tid in group.queues]
+    found = [task for task in threads if task is not None and task.pending]
+    if len(found) != len(threads):
         group.queues = {task.tid: 0 for task in found}
     return found
 
 
-def _waits_for(kernel: Kernel, group: ThreadGroup, target: Task | None, signo: int) -> bool:
+def _waits_for(group: ThreadGroup, target: Task | None, signo: int) -> bool:
     """Linux keeps an ignored signal when it is blocked (sig_ignored): sigtimedwait may be about to take it.
 
     Of a process, the leader's mask says so, as there.
     """
-    thread = target or kernel.state.tasks.get(group.tgid)
+    thread = target or group.threads.get(group.tgid)
     return thread is not None and bool(thread.mask & bit(signo))
 
 
@@ -121,25 +121,24 @@ def _stop_and_continue_cancel(kernel: Kernel, group: ThreadGroup, signo: int) ->
     """SIGCONT removes pending stop signals and ends a stop; a stop signal removes a pending SIGCONT
     (Linux prepare_signal)."""
     if signo == SIGCONT:
-        flush(kernel, group, DEFAULT_STOP)
+        flush(group, DEFAULT_STOP)
         if group.stop_signal:
             group.stop_signal = 0
             group.stop_report = 0
             group.continue_report = True
-            for tid in group.threads:
-                task = kernel.state.tasks[tid]
+            for task in group.threads.values():
                 if task.status == TaskStatus.STOPPED:
                     task.status = TaskStatus.RUNNING if task.call is None else TaskStatus.BLOCKED
             kernel.notify_parent_continued(group)
         kernel.platform.continue_group(group.tgid)
     elif DEFAULT_STOP & bit(signo):
-        flush(kernel, group, bit(SIGCONT))
+        flush(group, bit(SIGCONT))
 
 
-def flush(kernel: Kernel, group: ThreadGroup, signals: int) -> None:
+def flush(group: ThreadGroup, signals: int) -> None:
     """Drop pending signals of a set from the process and all of its threads."""
     group.pending = [p for p in group.pending if not signals & bit(p.signo)]
-    for task in queueing(kernel, group):
+    for task in queueing(group):
         task.pending = [p for p in task.pending if not signals & bit(p.signo)]
 
 
@@ -152,14 +151,12 @@ def notify(
     the first that does not block it (Linux complete_signal). When all block it, it waits until one unblocks it: False.
     """
     wanted = bit(signo)
-    tasks = kernel.state.tasks
-    preferred = tasks.get(prefer) if prefer and target is None else None
-    if preferred is not None and preferred.tgid == group.tgid and not preferred.mask & wanted:
+    preferred = group.threads.get(prefer) if prefer and target is None else None
+    if preferred is not None and not preferred.mask & wanted:
         kernel.platform.poke(prefer, poke_number(preferred, wanted))
         return True
-    for tid in group.threads if target is None else (target.tid,):
-        task = tasks.get(tid)
-        if task is not None and (not task.mask & wanted or wanted & UNMASKABLE):
+    for task in group.threads.values() if target is None else (target,):
+        if not task.mask & wanted or wanted & UNMASKABLE:
             if target is None and task.tid == group.tgid and len(group.threads) > 1:
                 # A leader may have ended before its threads, of which nobody is told until they end too: the
                 # host, which knows, brings the first living thread instead.

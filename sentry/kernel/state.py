@@ -1,13 +1,15 @@
 """The kernel's state: plain data, and nothing else.
 
 Everything here can be sent through msgspec and back and is then equal (a test does so after every
-workload). So objects refer to each other by id, never by reference, and no handle, closure or coroutine
-is kept: what waits is described by the `CallRecord` of the task that waits.
+workload). Each object has one owner that holds it: the kernel its processes, a process its threads. All else
+refers to it by id, and no handle, closure or coroutine is kept: what waits is described by the `CallRecord` of
+the task that waits.
 """
 
 from __future__ import annotations
 
 import enum
+from functools import cached_property
 
 import msgspec
 
@@ -92,7 +94,7 @@ class ThreadGroup(msgspec.Struct):
     ppid: int = 0
     pgid: int = 0
     sid: int = 0
-    threads: list[int] = []  # tids, in the order of creation
+    threads: dict[int, Task] = {}  # by tid, in the order of creation: all that a signal to it needs is in here
     children: dict[int, int] = {}  # tgid: place in the order of creation or adoption; zombies too
     reports: list[tuple[int, int]] = []  # (place, tgid) of children with something to wait for; see family.py
     actions: dict[int, SigAction] = {}  # only those that are not SIG_DFL
@@ -169,11 +171,10 @@ class ClockState(msgspec.Struct):
     ntp: dict[str, int] = {}  # what adjtimex(2) says otherwise than the host (see syscalls/sys_adjtimex.py)
 
 
-class KernelState(msgspec.Struct):
+class KernelState(msgspec.Struct, dict=True):
     """The whole kernel."""
 
     schema: int = 1
-    tasks: dict[int, Task] = {}
     groups: dict[int, ThreadGroup] = {}
     process_groups: dict[int, dict[int, int]] = {}  # pgid: tgids of its members; see family.py
     places: int = 0  # the last place given to a child
@@ -186,3 +187,12 @@ class KernelState(msgspec.Struct):
     allowed_cpus: list[int] = []  # the host's CPUs that guests are held to, ascending; empty: to none
     root_tgid: int = 0
     init_uid: int = 0  # the user whose the sandbox's init is
+
+    @cached_property
+    def tasks(self) -> dict[int, Task]:
+        """Every thread by its id: an index of what the groups hold, made anew when the state was read back.
+
+        Only for what begins with an id from outside (a stop, an argument of tkill(2)). Sending a signal does not
+        look at it, see kernel.py.
+        """
+        return {tid: task for group in self.groups.values() for tid, task in group.threads.items()}

@@ -26,7 +26,7 @@ def first_task(kernel: Kernel, tid: int, ppid: int, pgid: int, sid: int, mask: i
     """The sandbox's first guest process, before its exec."""
     task = Task(tid=tid, tgid=tid, mask=mask)
     kernel.state.tasks[tid] = task
-    group = kernel.state.groups[tid] = ThreadGroup(tgid=tid, ppid=ppid, sid=sid, threads=[tid])
+    group = kernel.state.groups[tid] = ThreadGroup(tgid=tid, ppid=ppid, sid=sid, threads={tid: task})
     family.join_process_group(kernel.state, group, pgid)
     kernel.state.root_tgid = tid
     return task
@@ -38,8 +38,7 @@ def new_task(kernel: Kernel, creator: Task, tid: int, flags: int, exit_signal: i
     parent = kernel.group(creator)
     if flags & CLONE_THREAD:
         task = Task(tid=tid, tgid=parent.tgid, mask=creator.mask)
-        parent.threads.append(tid)
-        state.tasks[tid] = task
+        parent.threads[tid] = state.tasks[tid] = task
         return task
     task = Task(tid=tid, tgid=tid, mask=creator.mask)
     if creator.saved_mask >= 0:
@@ -48,7 +47,7 @@ def new_task(kernel: Kernel, creator: Task, tid: int, flags: int, exit_signal: i
         tgid=tid,
         ppid=parent.tgid,
         sid=parent.sid,
-        threads=[tid],
+        threads={tid: task},
         parent_tid=creator.tid,
         exit_signal=exit_signal,
         limits=dict(parent.limits) if parent.limits else {},

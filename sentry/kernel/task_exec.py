@@ -20,11 +20,11 @@ def exec_done(kernel: Kernel, tgid: int, former_tid: int) -> Task:
     state = kernel.state
     group = state.groups[tgid]
     task = state.tasks[former_tid]
-    others = [tid for tid in group.threads if tid != former_tid]
-    group.threads = [former_tid]
-    for tid in others:
-        task_exit.thread_ends(kernel, group, tid)
-        kernel.forget_task(tid)
+    others = [other for other in group.threads.values() if other is not task]
+    group.threads = {former_tid: task}
+    for other in others:
+        task_exit.thread_ends(kernel, group, other)
+        kernel.forget_task(other.tid)
     for child in task.made:
         state.groups[child].parent_tid = tgid
     state.tasks.pop(former_tid, None)
@@ -32,7 +32,7 @@ def exec_done(kernel: Kernel, tgid: int, former_tid: int) -> Task:
     task.call = None
     task.saved_mask = -1
     state.tasks[tgid] = task
-    group.threads = [tgid]
+    group.threads = {tgid: task}
     group.queues = {tgid: 0}
     group.actions = {s: a for s, a in group.actions.items() if a.handler == SIG_IGN}
     group.did_exec = True

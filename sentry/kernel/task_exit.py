@@ -21,7 +21,7 @@ from trapline.sentry.kernel.signals import (
     SIGCHLD,
     SIGCONT,
 )
-from trapline.sentry.kernel.state import SigInfo, ThreadGroup
+from trapline.sentry.kernel.state import SigInfo, Task, ThreadGroup
 from trapline.sentry.protocol import Gone
 
 if TYPE_CHECKING:
@@ -38,34 +38,32 @@ def task_died(kernel: Kernel, tid: int, status: int, rusage: bytes = b"") -> Non
     if task is None:
         return
     group = kernel.group(task)
-    if tid in group.threads:
-        group.threads.remove(tid)
-    ended = [tid]
+    group.threads.pop(tid, None)
+    ended = [task]
     if tid == group.tgid:
-        ended += group.threads  # killed together; their own reports may still come
-        group.threads = []
+        ended += group.threads.values()  # killed together; their own reports may still come
+        group.threads = {}
     for thread in ended:
         thread_ends(kernel, group, thread)
-        kernel.forget_task(thread)
+        kernel.forget_task(thread.tid)
     if tid == group.tgid:
         _process_died(kernel, group, status, rusage)
 
 
-def thread_ends(kernel: Kernel, group: ThreadGroup, tid: int) -> None:
+def thread_ends(kernel: Kernel, group: ThreadGroup, task: Task) -> None:
     """A thread's children learn of its end, PR_SET_PDEATHSIG (prctl(2)), and are the next thread's.
 
-    `group.threads` are those that are left; the task is still known.
+    `group.threads` are those that are left.
     """
-    made = kernel.state.tasks[tid].made
-    if not made:
+    if not task.made:
         return
-    for tgid in list(made):
+    for tgid in list(task.made):
         child = kernel.state.groups[tgid]
         if child.pdeathsig and child.exit_status < 0:
             signal_send.send(kernel, child, SigInfo(signo=child.pdeathsig, code=0, pid=group.tgid))
-    heir = next((other for other in group.threads if other != tid), 0)
-    if heir:
-        family.hand_over(kernel.state, tid, heir)
+    heir = next(iter(group.threads.values()), None)
+    if heir is not None:
+        family.hand_over(kernel.state, task, heir)
 
 
 def _process_died(kernel: Kernel, group: ThreadGroup, status: int, rusage: bytes) -> None:
@@ -100,7 +98,7 @@ def _reparent_children(kernel: Kernel, group: ThreadGroup) -> None:
     group.children, group.reports = {}, []
     for child in children:
         child.ppid = reaper.tgid if reaper is not None else INIT
-        child.parent_tid = reaper.threads[0] if reaper is not None else INIT
+        child.parent_tid = next(iter(reaper.threads)) if reaper is not None else INIT
         child.exit_signal = SIGCHLD
         if reaper is not None:
             family.add_child(state, reaper, child)
@@ -193,4 +191,4 @@ def release(kernel: Kernel, group: ThreadGroup) -> None:
     kernel.waiters.pop(group.tgid, None)
     parent = kernel.state.groups.get(group.ppid)
     if parent is not None:
-        family.remove_child(kernel.state, parent, group)
+        family.remove_child(parent, group)

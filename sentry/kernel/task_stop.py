@@ -17,8 +17,9 @@ def thread_stopped(kernel: Kernel, task: Task, signo: int) -> None:
     task.status = TaskStatus.STOPPED
     if group.stop_signal:
         return
-    tasks = kernel.state.tasks
-    running = [t for t in group.threads if tasks[t].status not in (TaskStatus.STOPPED, TaskStatus.HELD)]
+    running = [
+        tid for tid, t in group.threads.items() if t.status not in (TaskStatus.STOPPED, TaskStatus.HELD)
+    ]
     # A leader that has ended before its threads is not reported until they end: it cannot stop any more.
     if not running or (running == [group.tgid] and kernel.platform.has_ended(group.tgid)):
         group.stop_signal = group.stop_report = signo

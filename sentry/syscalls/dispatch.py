@@ -168,10 +168,10 @@ class Dispatcher:
             task.status = TaskStatus.RUNNING
         return value
 
-    def resume(self, tid: int, outcome: Outcome) -> None:
+    def resume(self, task: Task, outcome: Outcome) -> None:
         """Something that a blocked call waits for happened."""
-        task = self.kernel.state.tasks.get(tid)
-        if task is None or tid not in self.running or tid in self.executing:
+        tid = task.tid
+        if tid not in self.running or tid in self.executing:
             return
         if outcome is not Outcome.TIMED_OUT:
             self.kernel.clocks.cancel(f"sleep:{tid}")

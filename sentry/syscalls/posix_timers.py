@@ -127,7 +127,7 @@ def _send(kernel: Kernel, group: ThreadGroup, timer: PosixTimer) -> None:
 def _is_pending(kernel: Kernel, group: ThreadGroup, timer: PosixTimer) -> bool:
     if any(_of(timer, info) for info in group.pending):
         return True
-    return any(_of(timer, info) for task in queueing(kernel, group) for info in task.pending)
+    return any(_of(timer, info) for task in queueing(group) for info in task.pending)
 
 
 def _of(timer: PosixTimer, info: SigInfo) -> bool:
@@ -141,7 +141,7 @@ def _withdraw(kernel: Kernel, group: ThreadGroup, timer: PosixTimer) -> None:
         return
     timer.queued = False
     group.pending = [info for info in group.pending if not _of(timer, info)]
-    for task in queueing(kernel, group):
+    for task in queueing(group):
         task.pending = [info for info in task.pending if not _of(timer, info)]
 
 

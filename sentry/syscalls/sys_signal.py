@@ -236,7 +236,7 @@ def rt_sigaction(kernel: Kernel, task: Task, signo: int, new: int, old: int, siz
             group.actions[signo] = SigAction(entry, flags, restorer, mask)
         ignored = entry == SIG_IGN or (entry == SIG_DFL and DEFAULT_IGNORE & bit(signo))
         if ignored:
-            signal_send.flush(kernel, group, bit(signo))
+            signal_send.flush(group, bit(signo))
         elif was_ignored and group.posix_timers:
             # A timer that expired while its signal was ignored starts again (Linux 6.13).
             posix_timers.posix_timer_unignored(kernel, group, signo)

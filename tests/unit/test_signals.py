@@ -44,22 +44,6 @@ def test_standard_signals_merge_and_real_time_ones_queue(world):
     assert [p.value for p in group(world).pending if p.signo == 40] == [0, 1, 2]
 
 
-def test_send_never_looks_at_the_set_of_tasks(world):
-    """gVisor's signalLock: a group and its own threads are enough."""
-
-    class Untouchable(dict):
-        def __iter__(self):
-            raise AssertionError("the task set was walked")
-
-        values = items = keys = __iter__
-
-    world.kernel.state.tasks = Untouchable(world.kernel.state.tasks)
-    group(world).actions[SIGUSR1] = HANDLER
-    signal_send.send(world.kernel, group(world), SigInfo(SIGUSR1))
-    world.kernel.state.tasks = {2: world.root}
-    assert world.platform.pokes == [(2, SIGUSR1)]
-
-
 def test_dead_target_is_esrch(world):
     world.fork(world.root, 3)
     task_exit.task_died(world.kernel, 3, 0)
@@ -267,7 +251,7 @@ def test_what_the_host_holds_back_is_pending_and_ends_a_wait(world):
     assert world.platform.opened == [(2, bit(13))]
     world.platform.held[2] = 0
     host_signal(world.kernel, world.root, SigInfo(13))
-    world.dispatcher.resume(2, Outcome.WOKEN)
+    world.dispatcher.resume(world.root, Outcome.WOKEN)
     assert world.dispatcher.interrupt(world.root, None) is None  # it has reached the guest: `deliver`
     assert world.platform.completed == [(2, 13)]
 

@@ -369,7 +369,7 @@ def test_clock_set_back_while_an_alarm_rings(guest):
     guest("clock_nanosleep", REALTIME, 1, A, 0)
     guest.kernel.keeper.set_realtime(guest.kernel.keeper.now(REALTIME) - 20)
     guest.advance(50)
-    guest.kernel.resume(2, Outcome.TIMED_OUT)
+    guest.kernel.resume(guest.task, Outcome.TIMED_OUT)
     assert guest.platform.completed == []
     guest.advance(20)
     assert guest.platform.completed == [(2, 0)]
@@ -665,7 +665,7 @@ def test_signal_to_a_thread(guest):
     timer = guest.create(notify=4, tid=3)
     guest("timer_settime", timer, 0, guest.spec(5), 0)
     guest.kernel.forget_task(3)
-    guest.group.threads.remove(3)
+    del guest.group.threads[3]
     guest.advance(5)  # nobody to hear it
     assert pending(guest) == []
 
