@@ -63,6 +63,8 @@ class Engine(HostServices):
         self.poked_groups: dict[int, int] = {}
         #: By process, the thread that is to hand signals to the host's queue.
         self.lenders: dict[int, Tracee] = {}
+        #: Tasks that the host reads a structure of ours for, and its place; see clone_structures.py.
+        self.structures: dict[int, int] = {}
         #: Deaths that were met while something else was waited for.
         self.deferred: list[tuple[int, int, bytes]] = []
         self.sources = StopSources()

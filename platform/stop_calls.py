@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trapline.platform import host_masks
+from trapline.platform import clone_structures, host_masks
 from trapline.platform import ptrace_calls as pt
 from trapline.platform.pokes import poke_again
 from trapline.platform.tracee import WALL_CLOCK, WATCHED, Tracee
@@ -126,6 +126,8 @@ def execute(e: Engine, t: Tracee, request: Execute) -> None:
         if isinstance(request, Clone):
             regs.orig_rax = CLONE
         e.regs.store(t.host)
+    elif isinstance(request, Clone):
+        clone_structures.place(e, t, request)
     pt.cont_to_exit(t.host)
 
 
@@ -176,6 +178,8 @@ def exit_stop(e: Engine, t: Tracee) -> None:
         e.on_trap(t, False)
     request, saved = t.execute, t.saved
     t.execute = t.saved = None
+    if e.structures:
+        e.structures.pop(t.host, None)
     regs = e.regs.load(t.host)
     assert saved is not None and t.task is not None
     put_back(e, saved)

@@ -55,6 +55,8 @@ def clone_event(e: Engine, t: Tracee, event: int) -> None:
     regs = e.regs.load(t.host)
     request, saved = t.execute, t.saved
     t.execute = t.saved = None
+    if e.structures:
+        e.structures.pop(t.host, None)
     hold = False
     if isinstance(request, Clone):
         flags, hold = request.flags, request.hold
@@ -76,7 +78,7 @@ def clone_event(e: Engine, t: Tracee, event: int) -> None:
     task = task_clone.new_task(e.kernel, t.task, tid, flags, flags & CSIGNAL)
     child = Tracee(host, host_group, tid, task)
     child.trap_all = t.trap_all
-    child.saved = saved if isinstance(request, Clone) and request.args is not None else None
+    child.saved = saved if isinstance(request, Clone) else None
     e.add(child)
     if tid == task.tgid:
         e.kernel.time_on_start(e.kernel.group(task))
@@ -178,6 +180,7 @@ def died(e: Engine, host: int, status: int, rusage: bytes) -> None:
     """A thread is dead, and its host zombie is already its real parent's."""
     t = e.tracees.pop(host, None)
     e.early.pop(host, None)
+    e.structures.pop(host, None)
     if t is None:
         e.stillborn.discard(host)
         return

@@ -25,14 +25,16 @@ class Clone(Execute):
 
     `hold`: keep the parent at its stop until the child executes a program or ends. That is what CLONE_VFORK
     does, but a parent that waits in the host's vfork cannot be stopped, interrupted or saved.
+    `structure`: clone3's arguments, where clone has no registers for them; `args` is None then.
     """
 
-    __slots__ = ("flags", "hold")
+    __slots__ = ("flags", "hold", "structure")
 
-    def __init__(self, args: tuple[int, ...] | None, flags: int, hold: bool) -> None:
+    def __init__(self, args: tuple[int, ...] | None, flags: int, hold: bool, structure: bytes = b"") -> None:
         super().__init__(args)
         self.flags = flags
         self.hold = hold
+        self.structure = structure
 
 
 def _checked(flags: int, namespaces: int) -> None:
@@ -58,7 +60,7 @@ def vfork(kernel: Kernel, task: Task) -> Clone:
 @handler("clone3")
 def clone3(kernel: Kernel, task: Task, address: int, size: int) -> Clone:
     """clone3(2), turned into clone in registers: its structure lies in guest memory, where another thread
-    could change it after it was read. What clone cannot say is executed as clone3."""
+    could change it after it was read. What clone cannot say is executed as clone3, with a structure of ours."""
     if size < 64:
         raise OSError(errno.EINVAL, "size")
     if size > 4096:
@@ -67,17 +69,20 @@ def clone3(kernel: Kernel, task: Task, address: int, size: int) -> Clone:
     if any(raw[88:]):
         raise OSError(errno.E2BIG, "unknown fields")
     words = struct.unpack("<11Q", raw[:88].ljust(88, b"\0"))
-    flags, pidfd, ctid, ptid, exit_signal, stack, stack_size, tls, _, set_tid_size, _ = words
+    flags, pidfd, ctid, ptid, exit_signal, stack, stack_size, tls, _, set_tid_size, cgroup = words
     _checked(flags, NAMESPACES)
     if flags & (CLONE_DETACHED | CSIGNAL) or exit_signal > SIGRTMAX or bool(stack) != bool(stack_size):
         raise OSError(errno.EINVAL, "clone_args")
     if set_tid_size:
         raise OSError(errno.EPERM, "set_tid")
+    if flags & CLONE_INTO_CGROUP and size < 88:
+        raise OSError(errno.EINVAL, "no room for a cgroup")
     hold = bool(flags & CLONE_VFORK)
+    kept = flags & ~(CLONE_VFORK | CLONE_UNTRACED | CLONE_PTRACE)
     both = flags & CLONE_PIDFD and flags & CLONE_PARENT_SETTID
     if flags >> 32 or both:
-        return Clone(None, flags | exit_signal, False)
-    kept = flags & ~(CLONE_VFORK | CLONE_UNTRACED | CLONE_PTRACE)
+        structure = struct.pack("<11Q", kept, pidfd, ctid, ptid, exit_signal, stack, stack_size, tls, 0, 0, cgroup)
+        return Clone(None, flags | exit_signal, hold, structure)
     top = stack + stack_size if stack else 0
     first = pidfd if flags & CLONE_PIDFD else ptid
     return Clone((kept | exit_signal, top, first, ctid, tls), flags | exit_signal, hold)

@@ -26,6 +26,7 @@ DETERMINISTIC = (
     "killall",
     "never_eintr",
     "affinity",
+    "clone3",
 )
 
 
