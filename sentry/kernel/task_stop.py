@@ -17,9 +17,8 @@ def thread_stopped(kernel: Kernel, task: Task, signo: int) -> None:
     task.status = TaskStatus.STOPPED
     if group.stop_signal:
         return
-    running = [
-        tid for tid, t in group.threads.items() if t.status not in (TaskStatus.STOPPED, TaskStatus.HELD)
-    ]
+    # A thread that is held as a vfork's parent stops when it is let go, and the process counts as stopped only then.
+    running = [tid for tid, t in group.threads.items() if t.status != TaskStatus.STOPPED]
     # A leader that has ended before its threads is not reported until they end: it cannot stop any more.
     if not running or (running == [group.tgid] and kernel.platform.has_ended(group.tgid)):
         group.stop_signal = group.stop_report = signo

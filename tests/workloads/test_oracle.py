@@ -27,6 +27,7 @@ DETERMINISTIC = (
     "never_eintr",
     "affinity",
     "clone3",
+    "group_stops",
 )
 
 
