@@ -55,7 +55,7 @@ sys.exit(status)
 LOAD = ["queue", "pingpong", "stops", "threads", "restart", "timers"]  # scenarios of workloads/mixed_load.c
 
 
-@pytest.mark.parametrize("name", ["signals", "jobs", "frames", "processes", "threads_exit", "exec", "race", *LOAD])
+@pytest.mark.parametrize("name", ["signals", "jobs", "frames", "processes", "threads_exit", "exec", "clone3", "group_stops", "race", *LOAD])
 def test_they_agree(platform: str, tmp_path: Path, name: str) -> None:
     file = tmp_path / "found"
     if name == "race":

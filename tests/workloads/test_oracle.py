@@ -22,6 +22,7 @@ DETERMINISTIC = (
     "badptr",
     "limits",
     "pidreuse",
+    "procstatus",
     "threads_exit",
     "killall",
     "never_eintr",
