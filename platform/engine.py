@@ -22,6 +22,7 @@ from trapline.platform.watch import NOBODY, Watch
 from trapline.sentry.kernel.block import Execute
 from trapline.sentry.kernel.signal_deliver import host_signal
 from trapline.sentry.kernel.signals import bit, unpack_siginfo
+from trapline.sentry.kernel.state import SigInfo
 from trapline.sentry.protocol import Gone, Memory
 
 if TYPE_CHECKING:
@@ -233,8 +234,19 @@ class Engine(HostServices):
             self.log(f"no vDSO for task {t.tid}: {error}")
 
     def put_off_stop(self, t: Tracee, status: int) -> bool:
-        """In the middle of a set-up: whether this is the delivery of a SIGSTOP, which cannot be blocked. Then
-        it waits in the kernel's queue until `t.repoke` is heeded, and the caller resumes the task without it."""
+        """In the middle of a set-up: whether this is a stop for which the set-up need not end. Then what it is for
+        waits in the kernel's queue until `t.repoke` is heeded, and the caller resumes the task without it.
+
+        Such are the delivery of a SIGSTOP, which cannot be blocked; and PTRACE_EVENT_STOP: an interrupt of ours, a
+        SIGCONT, which stops every tracee that it is sent to, also one that blocks it (ptrace_trap_notify), or a
+        group stop that another thread began before this one's exec ended it.
+        """
+        if status >> 16 == pt.EVENT_STOP:
+            signo = status >> 8 & 0xFF
+            if signo in _STOP_SIGNALS and t.task is not None:
+                host_signal(self.kernel, t.task, SigInfo(signo=signo))
+                t.repoke = True
+            return True
         if status >> 16 or status >> 8 & 0xFF != signal.SIGSTOP:
             return False
         raw = pt.get_siginfo(t.host)

@@ -13,8 +13,8 @@ from trapline.platform import stop_tasks
 from trapline.platform.engine import Engine
 from trapline.platform.tracee import Tracee
 from trapline.sentry.kernel import family
-from trapline.sentry.kernel.signals import SIGSTOP
-from trapline.sentry.kernel.state import TaskStatus
+from trapline.sentry.kernel.signals import SIGCONT, SIGSTOP
+from trapline.sentry.kernel.state import SigInfo, TaskStatus
 from trapline.sentry.kernel.task_clone import CLONE_THREAD
 from trapline.sentry.protocol import Gone
 
@@ -123,3 +123,21 @@ def test_a_child_that_is_killed_while_it_is_announced(
     engine.serve_stop(1003, _TRAP_STOP)
     clone(engine, leader)
     assert calls.resumed == [1002] and 1003 in engine.tracees
+
+
+@pytest.mark.parametrize("status", [_TRAP_STOP, _GROUP_STOP])
+def test_an_event_stop_in_the_middle_of_a_set_up_does_not_end_it(world: World, status: int) -> None:
+    """SIGCONT stops a tracee whatever it blocks, and a group stop may have begun before the exec: the stop was taken for
+    a death, and the task stood there for ever. A group stop's signal is delivered once the set-up is done."""
+    engine, leader = engine_of(world)
+    assert engine.put_off_stop(leader, status)
+    group = world.kernel.group(world.root)
+    assert [info.signo for info in group.pending] == ([SIGSTOP] if status == _GROUP_STOP else [])
+    assert leader.repoke == (status == _GROUP_STOP)
+    world.kernel.send_signal(2, SigInfo(signo=SIGCONT))
+    assert SIGSTOP not in [info.signo for info in group.pending]
+
+
+def test_another_stop_in_the_middle_of_a_set_up_does(world: World) -> None:
+    engine, leader = engine_of(world)
+    assert not engine.put_off_stop(leader, pt.EVENT_SECCOMP << 16 | _TRAP << 8 | 0x7F)
