@@ -73,8 +73,9 @@ class StopSources:
 
     def _one_of_the_others(self, tracees: Collection[int]) -> tuple[int, int] | None:
         for _ in range(OTHERS):
+            self._turn = self._turn or list(tracees)
             if not self._turn:
-                self._turn = list(tracees)
+                return None  # what stopped last has ended, and there is nobody else
             host = self._turn.pop()
             if host != self._last and host in tracees:
                 found = pt.wait_now(host)

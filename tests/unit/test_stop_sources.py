@@ -90,3 +90,12 @@ def test_a_task_that_stops_again_at_once_does_not_keep_the_others_standing(monke
         host.stop(other)
     served = [sources.next(tracees, [])[0] for _ in range((max(AGAIN) + 2) * (2 * len(tracees) // OTHERS + len(waiting)))]
     assert waiting <= set(served) and served.count(1) > len(served) // 2
+
+
+def test_nobody_is_left_to_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    host, sources = Host(monkeypatch), StopSources()
+    for _ in range(max(AGAIN) + 2):
+        host.stop(7)
+        assert sources.next([7], [])[0] == 7
+    host.stop(7)
+    assert [sources.next([], [])[0] for _ in range(3)] == [7, 0, 0]
