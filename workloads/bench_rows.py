@@ -106,6 +106,7 @@ ASKED = [
     Asked("pipe", "pipe ping-pong", 1.1, 1.03, "pipe"),
     Asked("poll", "poll", 1.1, 1.03, "poll"),
     Asked("open", "open/read/close", 1.3, 1.05, "open"),
+    Asked("fork", "fork + exit + wait", 3, 2, "fork"),
     Asked("exec", "fork + exec /bin/true", 3, 1.8, "exec"),
     Asked("true", "do /bin/true, CPU to `import trio`", 2, 1.3, "true-cpu", "import-trio"),
     Asked("timer-cpu/runsc", "the same on a CPU clock", 0.75, 0.5, "timer-cpu", "runsc-ptrace"),

@@ -7,11 +7,13 @@
 int marker = 4711;
 static char *volatile nowhere;
 char *written, *untouched;
-static struct gate waiting;
+static struct gate waiting, there;
 
+/* Each says that it is there from within the function that is to be seen in the core. */
 __attribute__((noinline)) static void waiting_thread(void)
 {
     char byte;
+    gate_open(there);
     while (read(waiting.ends[0], &byte, 1) < 0)
         ;
 }
@@ -25,13 +27,14 @@ static void *second(void *argument)
 
 __attribute__((noinline)) static void sleeping_thread(void)
 {
+    gate_open(there);
     for (;;)
         sleep_ms(100000);
 }
 
 static void *third(void *argument)
 {
-    gate_open(*(struct gate *)argument);
+    (void)argument;
     sleeping_thread();
     return NULL;
 }
@@ -51,15 +54,16 @@ __attribute__((noinline)) void crash_here(const char *how)
 
 static int crash(const char *how)
 {
-    struct gate there = gate_new();
     pthread_t thread;
     waiting = gate_new();
+    there = gate_new();
     written = mmap(NULL, 1 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     strcpy(written + 70000, "written text");
     untouched = mmap(NULL, (size_t)1 << 36, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     strcpy(untouched + ((size_t)1 << 35), "far out");
     pthread_create(&thread, NULL, second, NULL);
-    pthread_create(&thread, NULL, third, &there);
+    pthread_create(&thread, NULL, third, NULL);
+    gate_wait(there);
     gate_wait(there);
     crash_here(how);
     return 0;

@@ -18,7 +18,7 @@ from trapline.platform.cpu_alarms import CpuAlarms
 
 MS = 1_000_000
 #: On a loaded machine the sentry waits for a CPU while the guest goes on.
-LATE = 60
+LATE = 250
 
 
 def figures(text: bytes, pattern: str) -> list[float]:
@@ -40,7 +40,7 @@ def test_alarms_are_never_early_and_hardly_late(platform: str) -> None:
     assert all(50 <= took <= 50 + LATE for took in timers), result
     assert all(50 <= took <= 54 + LATE for took in profiles), result
     # setrlimit comes a little after the thread's own start; what it had used by then counts.
-    assert all(990 <= took <= 1000 + LATE for took in figures(text, "RLIMIT_CPU:")), result
+    assert all(950 <= took <= 1000 + LATE for took in figures(text, "RLIMIT_CPU:")), result
     (first,), (hard,) = figures(text, "\nSIGXCPU at"), figures(text, "ended at")
     assert 1000 <= first <= 1000 + LATE and 1995 <= hard <= 2000 + LATE, result
     inherited = figures(text, "inherited: SIGXCPU at")
