@@ -40,11 +40,14 @@ def compiled(name: str) -> str:
     return str(target)
 
 
-def until(condition: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:
-    """Wait for something of the host's that nobody can be woken by."""
+def until(
+    condition: Callable[[], object], what: str, seconds: float = PATIENCE, seen: Callable[[], object] = str
+) -> None:
+    """Wait for something of the host's that nobody can be woken by. `seen` says how things stand, where it does not
+    come."""
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, f"not within {seconds} s: {what}"
+        assert time.monotonic() < end, f"not within {seconds} s: {what} {seen()}"
         time.sleep(0.002)
 
 

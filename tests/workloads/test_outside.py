@@ -34,7 +34,11 @@ def test_a_running_sandbox(platform: str, tmp_path: Path) -> None:
     assert as_json("list", flag) == []
     with Running(platform, ["sh", "-c", GUESTS], flag) as running:
         running.wait_for(b"ready\n")
-        until(lambda: len(as_json("ps", flag)) == 4, "four processes: one is a zombie")
+        until(
+            lambda: len(as_json("ps", flag)) == 4,
+            "four processes: one is a zombie",
+            seen=lambda: as_json("ps", flag),
+        )
         (seen,) = as_json("list", flag)
         assert (seen["id"], seen["pid"], seen["platform"]) == (str(running.pid), running.pid, platform)
         assert seen["guests"] == 4 and seen["command"] == ["sh", "-c", GUESTS]
