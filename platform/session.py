@@ -12,13 +12,14 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from trapline.platform import ptrace_calls as pt
-from trapline.platform import stop_tasks, vdso_setup
+from trapline.platform import vdso_setup
 from trapline.platform.engine import Engine
 from trapline.platform.namespaces import Sandbox, SetupError
 from trapline.platform.notifications import Listener
 from trapline.platform.pump import Pump
 from trapline.platform.seccomp import SeccompEngine
 from trapline.platform.signal_descriptor import SignalDescriptor
+from trapline.platform.task_ids import read_ids
 from trapline.platform.tracee import Tracee
 from trapline.platform.vdso_image import VdsoImage
 from trapline.platform.vdso_setup import VdsoSetup
@@ -68,6 +69,8 @@ class Session:
         self.dispatcher.name_of = table.name_of
         self.engine.kernel = self.kernel
         self.engine.init_host = sandbox.init_pid
+        if features.Features(options.without).pidns_ioctl:
+            self.engine.open_pid_namespace()
         self.engine.cpu_alarms.events = "perf_event" not in options.without
         self.engine.dispatcher = self.dispatcher
         self.engine.log = self.kernel.log = self.log.warning
@@ -163,7 +166,7 @@ class Session:
             pt.call(pt.PTRACE_SEIZE, host, 0, pt.OPTIONS)
         except (Gone, OSError) as error:
             raise SetupError(f"the first guest cannot be traced: {error}") from None
-        group, tid, _, _ = stop_tasks.read_ids(host)
+        group, tid, _ = read_ids(host)
         task = task_clone.first_task(self.kernel, tid, ppid=1, pgid=0, sid=0, mask=_blocked(host))
         task_group = self.kernel.group(task)
         for number in self.sandbox.ignored:

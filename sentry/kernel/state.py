@@ -187,6 +187,7 @@ class KernelState(msgspec.Struct, dict=True):
     allowed_cpus: list[int] = []  # the host's CPUs that guests are held to, ascending; empty: to none
     root_tgid: int = 0
     init_uid: int = 0  # the user whose the sandbox's init is
+    users_changed: bool = False  # a process has asked to be another user's
 
     @cached_property
     def tasks(self) -> dict[int, Task]:
