@@ -192,7 +192,7 @@ class Engine(HostServices):
         if len(self.tracees) == 1:
             return
         for _ in range(SOON):
-            status = pt.wait_now(host)
+            status = pt.stopped_now(host)
             if status is not None:
                 self.stops += 1
                 self.serve_stop(host, status)

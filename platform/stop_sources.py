@@ -24,6 +24,8 @@ FEW = 128
 #: So many tasks that stopped lately are asked.
 LATELY = 3
 WALK_AFTER = 16
+#: One walk in so many looks for deaths first.
+DEATHS = 4
 #: After so many stops of one task so many others are asked. Not the same number each time: of a task that does two
 #: things in turn, the others would see only one of them, for ever (a handler that is set and taken away).
 AGAIN, OTHERS = (5, 8, 7), 8
@@ -39,13 +41,16 @@ class StopSources:
         self._limits = cycle(AGAIN)
         self._limit = next(self._limits)
         self._turn: list[int] = []  # those that are still to be asked in this turn
+        self._named: tuple[int, ...] = ()
+        self._asked: list[int] = []
+        self._walks = 0
         #: A walk is due before the sentry may sleep.
         self.unsure = False
 
     def next(self, tracees: Collection[int], asked: list[int]) -> tuple[int, int]:
         """(host tid, status) of one of the tracees, or (0, 0).
 
-        `asked` are the ids to ask for, made by `begin`; each is asked for once, and taken from it.
+        `asked` are the ids to ask for, made by `begin`; each is taken from it once it has nothing to tell.
         """
         if self._again >= self._limit:
             self._again, self._limit = 0, next(self._limits)
@@ -53,23 +58,41 @@ class StopSources:
             if other is not None:
                 return other
         if len(tracees) <= FEW or self._since_walk >= WALK_AFTER:
-            host, status = pt.wait_any()
-            if host <= 0:
-                self._since_walk, self.unsure, self._again = 0, False, 0
-            elif host == self._last:
-                self._again += 1
+            host, status = self._walk(tracees)
+            # Also where it found one: of a task that stops without a pause each walk would find nobody else.
+            self._since_walk = 0
+            if host > 0:
+                self._count(host)
             else:
-                self._last, self._again = host, 0
+                self.unsure, self._again = False, 0
             return host, status
         while asked:
             host = asked.pop()
-            found = pt.wait_now(host)
+            found = pt.stopped_now(host)
+            if found is None and host in self._named:
+                found = pt.wait_now(host)
             if found is not None:
+                self._count(host)
                 self._note(host)
+                asked.append(host)  # where there is one CPU it has often run to its next stop when it was served
                 return host, found
         self._since_walk += 1
         self.unsure = True
         return 0, 0
+
+    def _walk(self, tracees: Collection[int]) -> tuple[int, int]:
+        if len(tracees) > FEW:
+            # Stops and deaths in turn: each must be found among any number of the other.
+            self._walks += 1
+            if self._walks % DEATHS:
+                found = pt.any_stopped()
+                if found[0]:
+                    return found
+            dead = pt.any_dead()
+            status = pt.wait_now(dead) if dead else None
+            if status is not None:
+                return dead, status
+        return pt.wait_any()
 
     def _one_of_the_others(self, tracees: Collection[int]) -> tuple[int, int] | None:
         for _ in range(OTHERS):
@@ -78,18 +101,31 @@ class StopSources:
                 return None  # what stopped last has ended, and there is nobody else
             host = self._turn.pop()
             if host != self._last and host in tracees:
-                found = pt.wait_now(host)
+                found = pt.stopped_now(host)
                 if found is not None:
                     return host, found
         return None
 
+    def expect(self, host: int) -> None:
+        """A task was made: its first stop may have come already, with a SIGCHLD that was dropped."""
+        self._asked.append(host)
+
     def begin(self, named: tuple[int, ...]) -> list[int]:
         """Whom to ask, the last one first: those that stopped lately, and those that are named."""
-        return [*(host for host in self._lately if host not in named), *named]
+        # Also of those that stopped lately an end may be waiting of which nobody was told.
+        self._named = (*self._lately, *named)
+        self._asked = [*(host for host in self._lately if host not in named), *named]
+        return self._asked
 
     def walk(self) -> None:
         """Let the next search be a walk."""
         self._since_walk = WALK_AFTER
+
+    def _count(self, host: int) -> None:
+        if host == self._last:
+            self._again += 1
+        else:
+            self._last, self._again = host, 0
 
     def _note(self, host: int) -> None:
         lately = self._lately

@@ -67,7 +67,9 @@ def clone_event(e: Engine, t: Tracee, event: int) -> None:
     if hold:
         t.holding, child.holder = child, t
         t.task.status = TaskStatus.HELD
-    if host in e.early:
+    if host not in e.early:
+        e.sources.expect(host)
+    else:
         try:
             first_stop(e, child, e.early.pop(host))
         except Gone:

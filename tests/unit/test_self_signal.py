@@ -145,12 +145,12 @@ def test_a_thread_takes_its_own_signal_before_others_calls_are_served(
     waiting = [(1002, 0x7057F), (1003, 0x7057F)]  # both at the entry of a call
     asked: list[int] = []
 
-    def wait_now(host: int) -> int | None:
+    def stopped_now(host: int) -> int | None:
         asked.append(host)
         return None if len(asked) < 3 else SIGUSR1 << 8 | 0x7F  # on its way from its call to its delivery stop
 
     monkeypatch.setattr(pt, "wait_any", lambda: waiting.pop(0) if waiting else (0, 0))
-    monkeypatch.setattr(pt, "wait_now", wait_now)
+    monkeypatch.setattr(pt, "stopped_now", stopped_now)
     monkeypatch.setattr(pt, "get_siginfo", lambda host: bytes(pokes._token(SIGUSR1)))
     monkeypatch.setattr(pt.RegisterFile, "store", lambda self, host: None)
     entered: list[object] = []
