@@ -226,8 +226,8 @@ def wait_now(host: int) -> int | None:
 _waitid = _libc.waitid
 _waitid.argtypes = [ctypes.c_int, ctypes.c_uint, ctypes.c_void_p, ctypes.c_int]
 _P_ALL, _P_PID, _WSTOPPED, _WEXITED, _WNOWAIT = 0, 1, 2, 4, 0x01000000
-_NOBODY = bytes(4)
-_of_child = struct.Struct("<16xi4xi").unpack_from  # si_pid, si_status
+_si_pid = ctypes.c_int.from_buffer(_siginfo, 16)
+_si_status = ctypes.c_int.from_buffer(_siginfo, 24)
 
 
 def stopped_now(host: int) -> int | None:
@@ -236,29 +236,25 @@ def stopped_now(host: int) -> int | None:
     Without the process's rusage, for which the host adds up the times of all its threads (Linux getrusage), 30 us
     of 1,000.
     """
-    _siginfo[16:20] = _NOBODY
-    if _waitid(_P_PID, host, _siginfo_at, _WSTOPPED | WALL | WNOHANG) == 0:
-        pid, status = _of_child(_siginfo)
-        if pid:
-            return int(status << 8 | 0x7F)
+    _si_pid.value = 0
+    if _waitid(_P_PID, host, _siginfo_at, _WSTOPPED | WALL | WNOHANG) == 0 and _si_pid.value:
+        return _si_status.value << 8 | 0x7F
     return None
 
 
 def any_stopped() -> tuple[int, int]:
     """The same of all tracees: (host tid, status), or (0, 0)."""
-    _siginfo[16:20] = _NOBODY
-    if _waitid(_P_ALL, 0, _siginfo_at, _WSTOPPED | WALL | WNOHANG) == 0:
-        pid, status = _of_child(_siginfo)
-        if pid:
-            return pid, status << 8 | 0x7F
+    _si_pid.value = 0
+    if _waitid(_P_ALL, 0, _siginfo_at, _WSTOPPED | WALL | WNOHANG) == 0 and _si_pid.value:
+        return _si_pid.value, _si_status.value << 8 | 0x7F
     return 0, 0
 
 
 def any_dead() -> int:
     """The host tid of a tracee (or child) that has ended and was not waited for; 0 for none. It stays so."""
-    _siginfo[16:20] = _NOBODY
+    _si_pid.value = 0
     if _waitid(_P_ALL, 0, _siginfo_at, _WEXITED | _WNOWAIT | WALL | WNOHANG) == 0:
-        return int(_of_child(_siginfo)[0])
+        return _si_pid.value
     return 0
 
 
