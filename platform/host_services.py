@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 from trapline.platform.cpu_alarms import CpuAlarms
+from trapline.sentry.kernel.tty import DEVICE, OUTSIDE, Terminal
 from trapline.sentry.protocol import Gone
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ _timerfd_settime.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_void_p, ctypes
 _timerfd_gettime = _libc.timerfd_gettime
 _timerfd_gettime.argtypes = [ctypes.c_int, ctypes.c_void_p]
 _SYS_PIDFD_OPEN, _SYS_PIDFD_GETFD, _SYS_SCHED_GETAFFINITY = 434, 438, 204
+_TIOCGDEV, _TIOCGSID, _F_GETFL = 0x80045432, 0x5429, 3
+_PTMX, _DEV_TTY = os.makedev(5, 2), os.makedev(5, 0)
 _PROC_SUPER_MAGIC = 0x9FA0  # linux/magic.h
 TFD_ABSTIME, TFD_CANCEL_ON_SET = 1, 2
 _NS = 1_000_000_000
@@ -44,6 +47,14 @@ def _file_system(fd: int) -> int:
     return int(struct.unpack_from("<q", found)[0])
 
 
+def _int_of(fd: int, request: int) -> int:
+    """What an ioctl writes to the int that it is given. OSError."""
+    value = ctypes.c_int()
+    if _libc.ioctl(fd, request, ctypes.byref(value)) < 0:
+        raise _fail("ioctl")
+    return value.value
+
+
 def _fail(what: str) -> OSError:
     number = ctypes.get_errno()
     return OSError(number, f"{what}: {os.strerror(number)}")
@@ -57,6 +68,7 @@ class HostServices:
         self.cpu_alarms = CpuAlarms(_thread_account)
         self.own_uid = os.getuid()
         self.init_host = 0  # the sandbox's init, which is no tracee
+        self._devpts: int | None = None  # see _own_devpts
         self._tick = os.sysconf("SC_CLK_TCK")
 
     def find(self, tid: int) -> Tracee:
@@ -223,6 +235,38 @@ class HostServices:
             return int(found)
         finally:
             os.close(pidfd)
+
+    def terminal(self, tid: int, fd: int) -> Terminal:
+        """By a duplicate; the ioctls used here (ioctl_tty(2)) ask nothing of who makes them."""
+        own = self.descriptor(tid, fd)
+        try:
+            number = _int_of(own, _TIOCGDEV)
+            status = os.fstat(own)
+            master, alias = status.st_rdev == _PTMX, status.st_rdev == _DEV_TTY
+            if not alias and status.st_dev != self._own_devpts(tid):
+                number |= OUTSIDE
+            session = -1
+            if master:
+                try:
+                    session = self.tid_of(_int_of(own, _TIOCGSID))
+                except OSError:
+                    session = 0
+            readable = _libc.fcntl(own, _F_GETFL) & os.O_ACCMODE != os.O_WRONLY
+        finally:
+            os.close(own)
+        return Terminal(number, master, readable, session, alias)
+
+    def _own_devpts(self, tid: int) -> int:
+        """The device number of the sandbox's devpts; -1 where there is none."""
+        if self._devpts is None:
+            try:
+                self._devpts = os.stat(f"/proc/{self.find(tid).host}/root/dev/pts").st_dev
+            except OSError:
+                self._devpts = -1
+        return self._devpts
+
+    def controlling_terminal(self, tgid: int) -> int:
+        return int(_read(f"/proc/{self.find(tgid).host_group}/stat").rpartition(b")")[2].split()[4]) & DEVICE
 
     def close_descriptor(self, fd: int) -> None:
         os.close(fd)

@@ -33,7 +33,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from trapline.sentry.kernel import signal_send, task_exit
-from trapline.sentry.kernel.block import Block, Execute, Outcome
+from trapline.sentry.kernel.block import AfterSignals, Block, Execute, Outcome
 from trapline.sentry.kernel.signals import bit
 from trapline.sentry.kernel.state import KernelState, SigInfo, Task, ThreadGroup
 from trapline.sentry.protocol import Memory, Platform
@@ -104,6 +104,10 @@ class Kernel:
     def execute(self, args: tuple[int, ...] | None = None) -> Execute:
         """Await this to have the host execute the current call (class stop or wrap)."""
         return Execute(args)
+
+    def after_signals(self) -> AfterSignals:
+        """Await this to let signals be taken that were just sent, as by ERESTARTSYS; see block.py."""
+        return AfterSignals()
 
     def timers_expired(self) -> None:
         """The host's alarm went off: expire what is due, in order."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from trapline.sentry.kernel import tty
 from trapline.sentry.kernel.signal_send import action_of, deliverable, is_ignored
 from trapline.sentry.kernel.signals import (
     DEFAULT_CORE,
@@ -23,6 +24,7 @@ from trapline.sentry.kernel.signals import (
     SIGALRM,
     SIGCHLD,
     SIGCONT,
+    SIGHUP,
     SIGRTMIN,
     SYNCHRONOUS,
     UNMASKABLE,
@@ -64,6 +66,8 @@ def host_signal(kernel: Kernel, task: Task, info: SigInfo) -> None:
         return
     if info.signo == SIGCONT and info.code >= 0 and kernel.state.groups:
         kernel.continued_by_host(group)
+    if info.signo == SIGHUP and group.tty:
+        tty.hung_up(kernel, group)
     waiting = kernel.signal_waiters.get(task.tid, 0) & bit(info.signo)
     if is_ignored(group, info.signo) and not waiting:
         return

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import struct
+from copy import copy
 
 from trapline.sentry.kernel.block import Execute
+from trapline.sentry.kernel.tty import Terminal
 from trapline.sentry.protocol import Gone
 
 
@@ -75,6 +77,8 @@ class FakePlatform:
         fields = (0, 0, 0, 16_000_000, 16_000_000, 0x40, 2, 1, 500 << 16, 7, 7, 10_000)
         self.timex = 5, struct.pack("<I4x4qi4x3q3q", *fields).ljust(208, b"\0")
         self.cancelled: set[int] = set()
+        self.terminals: dict[tuple[int, int], Terminal | OSError] = {}
+        self.host_ttys: dict[int, int] = {}
         self.directories: dict[tuple[int, int], int] = {}
 
     def memory(self, tid: int) -> FakeMemory:
@@ -160,6 +164,17 @@ class FakePlatform:
 
     def descriptor(self, tid: int, fd: int) -> int:
         raise OSError(errno.EBADF, "fake")
+
+    def terminal(self, tid: int, fd: int) -> Terminal:
+        found = self.terminals.get((tid, fd), OSError(errno.EBADF, "fake"))
+        if isinstance(found, OSError):
+            raise found
+        return copy(found)
+
+    def controlling_terminal(self, tgid: int) -> int:
+        if tgid in self.gone:
+            raise Gone(tgid)
+        return self.host_ttys.get(tgid, 0)
 
     def close_descriptor(self, fd: int) -> None:
         return
