@@ -122,6 +122,7 @@ def _parked_again(e: Engine, t: Tracee) -> None:
             return
         t.parked = False
         e.regs.r.orig_rax = t.nr
+        e.regs.store(t.host)
         apply_at_entry(e, t, reply)
     else:
         e.resume(t)

@@ -29,6 +29,8 @@ DETERMINISTIC = (
     "affinity",
     "clone3",
     "group_stops",
+    "terminals",
+    "job_control",
 )
 
 
