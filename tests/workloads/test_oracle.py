@@ -31,6 +31,7 @@ DETERMINISTIC = (
     "group_stops",
     "terminals",
     "job_control",
+    "line_discipline",
 )
 
 
