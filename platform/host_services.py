@@ -68,7 +68,7 @@ class HostServices:
         self.cpu_alarms = CpuAlarms(_thread_account)
         self.own_uid = os.getuid()
         self.init_host = 0  # the sandbox's init, which is no tracee
-        self._devpts: int | None = None  # see _own_devpts
+        self._devpts = -1  # see _own_devpts
         self._tick = os.sysconf("SC_CLK_TCK")
 
     def find(self, tid: int) -> Tracee:
@@ -221,8 +221,11 @@ class HostServices:
 
     # -- descriptors
     def descriptor(self, tid: int, fd: int) -> int:
-        host = self.find(tid).host_group
-        pidfd = _syscall(_SYS_PIDFD_OPEN, host, 0)
+        t = self.find(tid)
+        # Of the thread itself (PIDFD_THREAD, Linux 6.9): a leader that has ended before its threads has none any more.
+        pidfd = _syscall(_SYS_PIDFD_OPEN, t.host, os.O_EXCL) if t.host != t.host_group else -1
+        if pidfd < 0:
+            pidfd = _syscall(_SYS_PIDFD_OPEN, t.host_group, 0)
         if pidfd < 0:
             raise Gone(tid)
         try:
@@ -257,12 +260,12 @@ class HostServices:
         return Terminal(number, master, readable, session, alias)
 
     def _own_devpts(self, tid: int) -> int:
-        """The device number of the sandbox's devpts; -1 where there is none."""
-        if self._devpts is None:
+        """The device number of the sandbox's devpts; -1 where this task sees none."""
+        if self._devpts < 0:
             try:
                 self._devpts = os.stat(f"/proc/{self.find(tid).host}/root/dev/pts").st_dev
             except OSError:
-                self._devpts = -1
+                return -1  # it has changed its root
         return self._devpts
 
     def controlling_terminal(self, tgid: int) -> int:

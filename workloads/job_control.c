@@ -219,6 +219,27 @@ static void orphaned(void)
 }
 
 static struct gate handled, front;
+static siginfo_t told;
+
+static void note_info(int signo, siginfo_t *info, void *context)
+{
+    (void)context;
+    came[signo]++;
+    told = *info;
+}
+
+/* What the handler is told: by the sentry for the first, by the host for the others. */
+static void looks_at_siginfo(void)
+{
+    void (*const tries[])(void) = {comes_forward, sets_attributes, reads};
+    struct sigaction action = {.sa_sigaction = note_info, .sa_flags = SA_SIGINFO};
+    sigaction(SIGTTOU, &action, NULL);
+    sigaction(SIGTTIN, &action, NULL);
+    for (size_t i = 0; i < COUNT_OF(tries); i++) {
+        tries[i]();
+        say("  si_signo %d, si_code %d, si_pid %d, si_uid %d", told.si_signo, told.si_code, told.si_pid, (int)told.si_uid);
+    }
+}
 
 static void tell(int signo)
 {
@@ -347,6 +368,9 @@ static void coming_forward(void)
         to_front(getpgrp());
         gate_free(handled);
     }
+    say("what handlers are told");
+    pid_t looking = job(looks_at_siginfo);
+    say("  %s", status_text(stopped(looking)));
     say("handler without SA_RESTART");
     pid_t child = job(no_restart);
     say("  %s", status_text(stopped(child)));

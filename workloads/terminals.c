@@ -296,9 +296,36 @@ static void errors_of_setting(struct pty pty)
     say("a bad pointer for the answer: %s, %s", outcome(ioctl(tty, TIOCGPGRP, (void *)8)), outcome(ioctl(tty, TIOCGSID, (void *)8)));
 }
 
+static struct pty of_threads;
+
+static void *asks_after_leader(void *unused)
+{
+    char text[64], line[256] = "";
+    snprintf(text, sizeof text, "/proc/self/task/%d/stat", (int)getpid());
+    do { /* until the leader is a zombie */
+        int fd = open(text, O_RDONLY | O_CLOEXEC);
+        need(fd >= 0 && read(fd, line, sizeof line - 1) > 0, "stat");
+        close(fd);
+    } while (strstr(line, ") Z ") == NULL);
+    say("foreground: %s", who(tcgetpgrp(of_threads.slave)));
+    say("set: %s", outcome(tcsetpgrp(of_threads.slave, getpgrp())));
+    _exit(0);
+    return unused;
+}
+
+static void leader_ends_first(struct pty pty)
+{
+    pthread_t thread;
+    of_threads = pty;
+    pthread_create(&thread, NULL, asks_after_leader, NULL);
+    pthread_exit(NULL);
+}
+
 static void setting(void)
 {
     on_terminal(errors_of_setting);
+    say("the first thread has ended");
+    on_terminal(leader_ends_first);
 }
 
 static void give_up(struct pty pty)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from trapline.sentry.kernel.signals import SIGHUP, bit
 from trapline.sentry.kernel.state import TTY, ThreadGroup
+from trapline.sentry.protocol import Gone
 
 if TYPE_CHECKING:
     from trapline.sentry.kernel.kernel import Kernel
@@ -75,7 +76,7 @@ def of_group(kernel: Kernel, group: ThreadGroup, asked: int = 0) -> TTY | None:
     known = kernel.state.ttys.get(group.tty) if group.tty else None
     if known is not None and not _may_be_deaf(kernel, group):
         return known
-    device = kernel.platform.controlling_terminal(group.tgid)
+    device = _device(kernel, group)
     if known is not None:
         if known.number & DEVICE == device:
             return known
@@ -111,6 +112,17 @@ def resolve(kernel: Kernel, group: ThreadGroup, terminal: Terminal) -> None:
             terminal.number = own.number
 
 
+def _device(kernel: Kernel, group: ThreadGroup) -> int:
+    """The device number of the terminal that the host has for a process; 0 for none, as for one that has ended.
+
+    What goes wrong otherwise: who asks about another process that is gone gets no answer.
+    """
+    try:
+        return kernel.platform.controlling_terminal(group.tgid)
+    except Gone:
+        return 0
+
+
 def _may_be_deaf(kernel: Kernel, group: ThreadGroup) -> bool:
     """A hangup is heard of by the SIGHUP that the host sends to the session's leader: not where that blocks it."""
     leader = kernel.state.groups.get(group.sid)
@@ -123,9 +135,9 @@ def is_held(kernel: Kernel, tty: TTY) -> bool:
     leader = kernel.state.groups.get(tty.sid)
     if not tty.sid:
         return True
-    if leader is None or not leader.threads or kernel.platform.has_ended(leader.tgid):
+    if leader is None or not leader.threads:
         return False
-    return kernel.platform.controlling_terminal(leader.tgid) == tty.number & DEVICE
+    return _device(kernel, leader) == tty.number & DEVICE
 
 
 # -- changes
@@ -164,7 +176,7 @@ def lost(kernel: Kernel, group: ThreadGroup) -> None:
 def hung_up(kernel: Kernel, group: ThreadGroup) -> None:
     """The host sent SIGHUP to a process. It does so for a hangup, and to orphaned groups too: look which it was."""
     tty = kernel.state.ttys.get(group.tty) if group.tty else None
-    if tty is not None and kernel.platform.controlling_terminal(group.tgid) != tty.number & DEVICE:
+    if tty is not None and _device(kernel, group) != tty.number & DEVICE:
         lost(kernel, group)
 
 

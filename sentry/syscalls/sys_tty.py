@@ -1,8 +1,9 @@
 """Requests on terminals that concern whose they are and who is in the foreground (ioctl_tty(2), tcsetpgrp(3)).
 
 All else of ioctl(2) is the host's. What changes something the host executes after it was found right here, and the
-kernel's record follows once it succeeded: so a thread that changes the group's number in memory, or a master that is
-closed meanwhile, leaves both as they were.
+kernel's record follows once that succeeded: a master that is closed in between leaves both as they were. The group's
+number is read here first and by the host again, so a thread that changes it in between sets them at odds; only its own
+session suffers, until the next tcsetpgrp.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ async def _check_change(kernel: Kernel, task: Task, number: int) -> None:
         if tty.is_orphaned(kernel, group.pgid):
             raise OSError(errno.ENOTTY, "orphaned process group")
         for member in family.members(kernel.state, group.pgid):
-            if member.exit_status < 0:
+            if member.threads:
                 signal_send.send(kernel, member, SigInfo(signo=SIGTTOU, code=SI_KERNEL))
         if await kernel.after_signals() is Outcome.INTERRUPTED:
             raise Interrupted(Restart.SYS)
