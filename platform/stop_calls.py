@@ -114,6 +114,7 @@ def _parked_again(e: Engine, t: Tracee) -> None:
         t.parked = False
         request, t.reissue = t.reissue, None
         e.regs.r.orig_rax = t.nr
+        e.regs.store(t.host)
         execute(e, t, request)
     elif t.tid in e.dispatcher.after_signals:
         reply = e.dispatcher.go_on(t.task)

@@ -43,6 +43,9 @@ class Platform(Protocol):
     def execute(self, tid: int, request: Execute) -> None:
         """A blocked call goes on by the host's executing it; the result comes by Dispatcher.executed."""
 
+    def begin_anew(self, tid: int) -> None:
+        """Bring the task of a blocked call to begin its wait anew, once its signals are taken (block.AfterSignals)."""
+
     def stack_pointer(self, tid: int) -> int:
         """rsp of the task whose call is being entered; nobody else's."""
 

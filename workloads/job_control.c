@@ -218,7 +218,7 @@ static void orphaned(void)
     how = 0;
 }
 
-static struct gate handled, front;
+static struct gate handled, forward;
 static siginfo_t told;
 
 static void note_info(int signo, siginfo_t *info, void *context)
@@ -416,6 +416,55 @@ static void coming_forward(void)
     reap(child);
 }
 
+#define RACERS 6
+
+static struct gate start, at_line;
+
+static void races(void)
+{
+    signal(SIGTTOU, SIG_IGN);
+    gate_open(at_line);
+    gate_wait(start);
+    for (int i = 0; i < 50; i++)
+        need(tcsetpgrp(pty.slave, getpgrp()) == 0, "tcsetpgrp");
+    gate_open(at_line);
+    for (;;)
+        pause();
+}
+
+/* Many want to be in front at once. Whoever is said to be there in the end is whom a key reaches. */
+static void racing(void)
+{
+    int right = 0;
+    for (int round = 0; round < 20; round++) {
+        pid_t racers[RACERS], reached = 0;
+        start = gate_new();
+        at_line = gate_new();
+        for (int i = 0; i < RACERS; i++)
+            racers[i] = job(races);
+        for (int i = 0; i < RACERS; i++)
+            gate_wait(at_line);
+        for (int i = 0; i < RACERS; i++)
+            gate_open(start);
+        for (int i = 0; i < RACERS; i++)
+            gate_wait(at_line);
+        pid_t front = tcgetpgrp(pty.slave);
+        type("\003");
+        int status;
+        reached = wait(&status);
+        right += reached == front && WIFSIGNALED(status) && WTERMSIG(status) == SIGINT;
+        for (int i = 0; i < RACERS; i++)
+            if (racers[i] != reached) {
+                kill(racers[i], SIGKILL);
+                reap(racers[i]);
+            }
+        to_front(getpgrp());
+        gate_free(start);
+        gate_free(at_line);
+    }
+    say("the key reached who was said to be in front in %d of 20 races", right);
+}
+
 /* The keys. */
 static void waits_for_keys(void)
 {
@@ -423,7 +472,7 @@ static void waits_for_keys(void)
     for (size_t i = 0; i < COUNT_OF(keys); i++)
         catch(keys[i], SA_RESTART);
     gate_open(handled);
-    gate_wait(front);
+    gate_wait(forward);
     char line[64];
     ssize_t length = read(pty.slave, line, sizeof line);
     say("  read %zd; INT %d QUIT %d TSTP %d WINCH %d", length, came[SIGINT], came[SIGQUIT], came[SIGTSTP], came[SIGWINCH]);
@@ -454,11 +503,11 @@ static void keys(void)
         settings.c_lflag = (settings.c_lflag | cases[i].set) & ~cases[i].clear;
         tcsetattr(pty.slave, TCSANOW, &settings);
         handled = gate_new();
-        front = gate_new();
+        forward = gate_new();
         pid_t child = job(waits_for_keys);
         gate_wait(handled);
         to_front(child);
-        gate_open(front);
+        gate_open(forward);
         type(cases[i].text);
         say("  %s", status_text(stopped(child)));
         to_front(getpgrp());
@@ -515,7 +564,7 @@ static void one_reader(void)
 {
     char line[64];
     gate_open(handled);
-    gate_wait(front);
+    gate_wait(forward);
     for (int round = 0; round < 5; round++) {
         ssize_t length = read(pty.slave, line, sizeof line);
         say("  read: %s %zd", outcome(length), length);
@@ -527,7 +576,7 @@ static void polling_reader(void)
 {
     char line[64];
     gate_open(handled);
-    gate_wait(front);
+    gate_wait(forward);
     for (int round = 0; round < 5; round++) {
         struct pollfd waiter = {pty.slave, POLLIN, 0};
         say("  poll: %d", poll(&waiter, 1, -1) == 1);
@@ -558,11 +607,11 @@ static void waiting_reads(void)
     for (size_t i = 0; i < COUNT_OF(ways); i++) {
         say("reader %zu", i);
         handled = gate_new();
-        front = gate_new();
+        forward = gate_new();
         pid_t child = job(ways[i]);
         gate_wait(handled);
         to_front(child);
-        gate_open(front);
+        gate_open(forward);
         for (int round = 0; round < 5; round++) {
             for (int signals = 0; signals < 20; signals++) {
                 kill(child, SIGCHLD); /* ignored by default */
@@ -785,6 +834,7 @@ ON_TERMINAL(default_actions)
 ON_TERMINAL(ignored_blocked_handled)
 ON_TERMINAL(orphaned)
 ON_TERMINAL(coming_forward)
+ON_TERMINAL(racing)
 ON_TERMINAL(keys)
 ON_TERMINAL(waiting_reads)
 
@@ -795,6 +845,7 @@ int main(int argc, char **argv)
         {"ignored, blocked, handled", run_ignored_blocked_handled},
         {"orphaned", run_orphaned},
         {"coming forward", run_coming_forward},
+        {"racing", run_racing},
         {"keys", run_keys},
         {"waiting reads", run_waiting_reads},
         {"hangups", hangups},

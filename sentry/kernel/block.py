@@ -23,12 +23,13 @@ class Outcome(enum.IntEnum):
 class Restart(enum.IntEnum):
     """What an interrupted call becomes (Linux include/linux/errno.h).
 
-    SYS restarts after a handler with SA_RESTART; NOHAND and RESTARTBLOCK only when no handler ran;
+    SYS restarts after a handler with SA_RESTART, NOINTR after any; NOHAND and RESTARTBLOCK only when no handler ran;
     EINTR never.
     """
 
     EINTR = 4
     SYS = 512
+    NOINTR = 513
     NOHAND = 514
     RESTARTBLOCK = 516
 

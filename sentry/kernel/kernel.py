@@ -63,6 +63,8 @@ class Kernel:
         self.waiters: dict[int, list[int]] = {}
         #: Tasks in rt_sigtimedwait, with the set they wait for.
         self.signal_waiters: dict[int, int] = {}
+        #: Terminals of which the host executes a change at the moment, with the tasks that wait for their turn.
+        self.changing_ttys: dict[int, list[int]] = {}
         #: Set by sys_posix_timer: a timer's signal is being delivered, its overrun count is fixed now.
         self.timer_signal_hook: Callable[[ThreadGroup, SigInfo], None] = lambda group, info: None
         #: Drops the coroutine of a task's call; set by the dispatcher.

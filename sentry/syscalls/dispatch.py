@@ -186,6 +186,8 @@ class Dispatcher:
             reply = self._step(task, outcome)
             if isinstance(reply, Execute):
                 self.kernel.platform.execute(tid, reply)
+            elif reply is Reply.AGAIN:
+                self.kernel.platform.begin_anew(tid)
             elif isinstance(reply, int):
                 self.results[tid] = reply
                 if self.kernel.platform.complete(tid, reply):

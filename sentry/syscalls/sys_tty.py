@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import errno
 import struct
+from collections.abc import Callable
+from functools import partial
 
 from trapline.sentry.kernel import family, signal_send, tty
 from trapline.sentry.kernel.block import Interrupted, Outcome, Restart
@@ -71,6 +73,39 @@ async def _simulate_input(kernel: Kernel, task: Task, terminal: Terminal, addres
     raise OSError(errno.EIO, "TIOCSTI is off")
 
 
+async def _is_turn(kernel: Kernel, task: Task, number: int) -> bool:
+    """Whether nobody else's change of this terminal is being executed; else wait for that, and all is to be asked anew.
+
+    What goes wrong otherwise: of two that the host executes at once nobody tells which came last.
+    """
+    waiting = kernel.changing_ttys.get(number)
+    if waiting is None:
+        return True
+    waiting.append(task.tid)
+    outcome = await kernel.block(task, queue="terminal")
+    if outcome is Outcome.INTERRUPTED:
+        if task.tid in waiting:
+            waiting.remove(task.tid)
+        raise Interrupted(Restart.NOINTR)
+    return False
+
+
+async def _change(kernel: Kernel, number: int, record: Callable[[], None]) -> int:
+    """Have the host execute the call, and record what it changed. The next ones have their turn after that."""
+    waiting = kernel.changing_ttys[number] = []
+    try:
+        result = await kernel.execute()
+        if result == 0:
+            record()
+        return result
+    finally:
+        del kernel.changing_ttys[number]
+        for tid in waiting:
+            task = kernel.state.tasks.get(tid)
+            if task is not None:
+                kernel.resume(task, Outcome.WOKEN)
+
+
 async def _check_change(kernel: Kernel, task: Task, number: int) -> None:
     """A process in the background wants to change its terminal: SIGTTOU to its group, which stops it unless somebody
     handles that (Linux tty_check_change). ENOTTY for an orphaned group, as tcsetpgrp has it; Interrupted.
@@ -94,9 +129,8 @@ async def _check_change(kernel: Kernel, task: Task, number: int) -> None:
             raise Interrupted(Restart.SYS)
 
 
-async def _set_foreground(kernel: Kernel, task: Task, terminal: Terminal, address: int) -> int:
-    """TIOCSPGRP (Linux tiocspgrp): EFAULT, EINVAL, ENOTTY, ESRCH, EPERM in that order, after the background's check."""
-    await _check_change(kernel, task, terminal.number)
+def _new_foreground(kernel: Kernel, task: Task, terminal: Terminal, address: int) -> int:
+    """The group that TIOCSPGRP names (Linux tiocspgrp): EFAULT, EINVAL, ENOTTY, ESRCH, EPERM in that order."""
     (pgid,) = struct.unpack("<i", kernel.memory(task).read(address, 4))
     if pgid < 0:
         raise OSError(errno.EINVAL, "negative group")
@@ -109,22 +143,34 @@ async def _set_foreground(kernel: Kernel, task: Task, terminal: Terminal, addres
         raise OSError(errno.ESRCH, "no such group")
     if session != group.sid:
         raise OSError(errno.EPERM, "group of another session")
-    result = await kernel.execute()
-    if result == 0:
+    return int(pgid)
+
+
+async def _set_foreground(kernel: Kernel, task: Task, terminal: Terminal, address: int) -> int:
+    """TIOCSPGRP, after the check of who is in the background."""
+    while True:
+        await _check_change(kernel, task, terminal.number)
+        pgid = _new_foreground(kernel, task, terminal, address)
+        if await _is_turn(kernel, task, terminal.number):
+            break
+
+    def record() -> None:
         found = kernel.state.ttys.get(terminal.number)
         if found is not None:
             found.foreground = pgid
-    return result
+
+    return await _change(kernel, terminal.number, record)
 
 
-async def _acquire(kernel: Kernel, task: Task, terminal: Terminal, argument: int) -> int:
+def _may_acquire(kernel: Kernel, task: Task, terminal: Terminal, argument: int) -> bool:
     """TIOCSCTTY (Linux tiocsctty). EPERM for who leads no session, has a terminal already, asks for another session's
-    (but with the argument 1 and CAP_SYS_ADMIN, which steals it), or opened it for writing only."""
+    (but with the argument 1 and CAP_SYS_ADMIN, which steals it), or opened it for writing only. False where it is the
+    caller's already, which is no error."""
     group = kernel.group(task)
     leads = group.sid == group.tgid
     own = tty.of_group(kernel, group, terminal.number)
     if leads and own is not None and own.number == terminal.number:
-        return await kernel.execute()
+        return False
     if not leads or own is not None:
         raise OSError(errno.EPERM, "no session leader, or one that has a terminal")
     other = tty.of_master(kernel, terminal)
@@ -135,10 +181,16 @@ async def _acquire(kernel: Kernel, task: Task, terminal: Terminal, argument: int
         raise OSError(errno.EPERM, "another session's")
     if not terminal.readable and not _is_admin(kernel, task):
         raise OSError(errno.EPERM, "not open for reading")
-    result = await kernel.execute()
-    if result == 0:
-        tty.acquired(kernel, kernel.group(task), terminal.number)
-    return result
+    return True
+
+
+async def _acquire(kernel: Kernel, task: Task, terminal: Terminal, argument: int) -> int:
+    """TIOCSCTTY."""
+    while _may_acquire(kernel, task, terminal, argument):
+        if await _is_turn(kernel, task, terminal.number):
+            group = kernel.group(task)
+            return await _change(kernel, terminal.number, partial(tty.acquired, kernel, group, terminal.number))
+    return 0
 
 
 def _is_admin(kernel: Kernel, task: Task) -> bool:
@@ -150,13 +202,13 @@ async def _give_up(kernel: Kernel, task: Task, terminal: Terminal, argument: int
 
     The host tells the foreground group of that, by SIGHUP and SIGCONT; they become the kernel's at their stops.
     """
-    found = tty.of_group(kernel, kernel.group(task), terminal.number)
-    if terminal.master or found is None or found.number != terminal.number:
-        raise OSError(errno.ENOTTY, "not the caller's terminal")
-    result = await kernel.execute()
-    if result == 0:
-        tty.lost(kernel, kernel.group(task))
-    return result
+    while True:
+        group = kernel.group(task)
+        found = tty.of_group(kernel, group, terminal.number)
+        if terminal.master or found is None or found.number != terminal.number:
+            raise OSError(errno.ENOTTY, "not the caller's terminal")
+        if await _is_turn(kernel, task, terminal.number):
+            return await _change(kernel, terminal.number, partial(tty.lost, kernel, group))
 
 
 _SERVED = {

@@ -56,6 +56,7 @@ class FakePlatform:
         self.continued: list[int] = []
         self.completed: list[tuple[int, int]] = []
         self.executed: list[tuple[int, Execute]] = []
+        self.begun_anew: list[int] = []
         self.deliver = True  # whether `complete` reaches the guest at once
         self.monotonic = 5_000_000_000
         self.realtime = 1_700_000_000_000_000_000
@@ -92,6 +93,9 @@ class FakePlatform:
 
     def execute(self, tid: int, request: Execute) -> None:
         self.executed.append((tid, request))
+
+    def begin_anew(self, tid: int) -> None:
+        self.begun_anew.append(tid)
 
     def stack_pointer(self, tid: int) -> int:
         return self.sp

@@ -181,6 +181,71 @@ def test_an_orphaned_group_is_no_terminals(jobs):
     assert not tty.is_orphaned(jobs.kernel, 5)
 
 
+# -- two at once
+
+
+def together(jobs):
+    """Both jobs want to be in front; the host executes the first one's call."""
+    for task in (jobs.one, jobs.two):
+        ignore_ttou(jobs.kernel, task)
+        jobs.platform.memory(task.tid).write(AT, struct.pack("<i", task.tid))
+    assert isinstance(ask(jobs.world, jobs.one, SLAVE, SPGRP), Execute)
+    assert ask(jobs.world, jobs.two, SLAVE, SPGRP) is Reply.BLOCKED
+
+
+def test_changes_have_their_turn(jobs):
+    """Of two that the host executes at once nobody would know which came last."""
+    together(jobs)
+    assert jobs.world.dispatcher.executed(jobs.one, 0) == 0
+    assert [tid for tid, _ in jobs.platform.executed] == [5]
+    assert answer(jobs.world, jobs.shell, SLAVE, GPGRP) == 4
+    assert jobs.world.dispatcher.executed(jobs.two, 0) == 0
+    assert answer(jobs.world, jobs.shell, SLAVE, GPGRP) == 5
+    assert jobs.kernel.changing_ttys == {}
+
+
+def test_who_waits_is_asked_anew(jobs):
+    """The first one is the leader, who gives the terminal up."""
+    assert isinstance(ask(jobs.world, jobs.shell, SLAVE, NOTTY), Execute)
+    ignore_ttou(jobs.kernel, jobs.one)
+    jobs.platform.memory(4).write(AT, struct.pack("<i", 4))
+    assert ask(jobs.world, jobs.one, SLAVE, SPGRP) is Reply.BLOCKED
+    jobs.platform.host_ttys.clear()
+    assert jobs.world.dispatcher.executed(jobs.shell, 0) == 0
+    assert jobs.platform.completed == [(4, -errno.ENOTTY)]
+
+
+def test_who_waits_may_be_in_the_background_by_then(jobs):
+    jobs.platform.memory(4).write(AT, struct.pack("<i", 4))
+    assert move(jobs.world, jobs.shell, 4) == 0
+    ignore_ttou(jobs.kernel, jobs.two)
+    jobs.platform.memory(5).write(AT, struct.pack("<i", 5))
+    assert isinstance(ask(jobs.world, jobs.two, SLAVE, SPGRP), Execute)
+    assert ask(jobs.world, jobs.one, SLAVE, SPGRP) is Reply.BLOCKED
+    assert jobs.world.dispatcher.executed(jobs.two, 0) == 0
+    assert jobs.platform.begun_anew == [4]
+    assert pending(jobs.kernel.group(jobs.one)) == [(SIGTTOU, SI_KERNEL)]
+
+
+def test_the_end_of_who_changes_it_is_the_next_ones_turn(jobs):
+    together(jobs)
+    task_exit.task_died(jobs.kernel, 4, 9)
+    assert [tid for tid, _ in jobs.platform.executed] == [5]
+    assert jobs.world.dispatcher.executed(jobs.two, 0) == 0
+    assert answer(jobs.world, jobs.shell, SLAVE, GPGRP) == 5
+    assert jobs.kernel.changing_ttys == {}
+
+
+def test_the_end_or_a_handler_of_who_waits(jobs):
+    together(jobs)
+    delivery = Delivery(SigInfo(signo=10), handler=True, restart=False, stop=False)
+    assert jobs.world.dispatcher.interrupt(jobs.two, delivery) == -513  # ERESTARTNOINTR: it has no EINTR natively
+    assert ask(jobs.world, jobs.two, SLAVE, SPGRP) is Reply.BLOCKED
+    task_exit.task_died(jobs.kernel, 5, 9)
+    assert jobs.world.dispatcher.executed(jobs.one, 0) == 0
+    assert jobs.platform.executed == [] and jobs.kernel.changing_ttys == {}
+
+
 # -- acquiring and losing
 
 
