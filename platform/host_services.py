@@ -10,12 +10,12 @@ import time
 from typing import TYPE_CHECKING
 
 from trapline.platform.cpu_alarms import CpuAlarms
-from trapline.sentry.kernel.tty import DEVICE, OUTSIDE, Terminal
 from trapline.sentry.protocol import Gone
 
 if TYPE_CHECKING:
     from trapline.platform.task_clock_events import TaskClock
     from trapline.platform.tracee import Tracee
+    from trapline.sentry.kernel.tty import Terminal
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _syscall = _libc.syscall
@@ -241,6 +241,8 @@ class HostServices:
 
     def terminal(self, tid: int, fd: int) -> Terminal:
         """By a duplicate; the ioctls used here (ioctl_tty(2)) ask nothing of who makes them."""
+        from trapline.sentry.kernel.tty import OUTSIDE, Terminal
+
         own = self.descriptor(tid, fd)
         try:
             number = _int_of(own, _TIOCGDEV)
@@ -269,7 +271,7 @@ class HostServices:
         return self._devpts
 
     def controlling_terminal(self, tgid: int) -> int:
-        return int(_read(f"/proc/{self.find(tgid).host_group}/stat").rpartition(b")")[2].split()[4]) & DEVICE
+        return int(_read(f"/proc/{self.find(tgid).host_group}/stat").rpartition(b")")[2].split()[4]) & 0xFFFFFFFF
 
     def close_descriptor(self, fd: int) -> None:
         os.close(fd)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trapline.sentry.kernel import tty
 from trapline.sentry.kernel.signal_send import action_of, deliverable, is_ignored
 from trapline.sentry.kernel.signals import (
     DEFAULT_CORE,
@@ -67,6 +66,8 @@ def host_signal(kernel: Kernel, task: Task, info: SigInfo) -> None:
     if info.signo == SIGCONT and info.code >= 0 and kernel.state.groups:
         kernel.continued_by_host(group)
     if info.signo == SIGHUP and group.tty:
+        from trapline.sentry.kernel import tty  # not for programs without a terminal
+
         tty.hung_up(kernel, group)
     waiting = kernel.signal_waiters.get(task.tid, 0) & bit(info.signo)
     if is_ignored(group, info.signo) and not waiting:

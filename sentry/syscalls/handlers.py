@@ -23,7 +23,7 @@ FAMILIES = (
     "sys_itimer",
     "sys_posix_timer",
     "sys_timerfd",
-    "sys_tty",
+    "sys_ioctl",
 )
 
 

@@ -19,15 +19,13 @@ from trapline.sentry.kernel.kernel import Kernel
 from trapline.sentry.kernel.signals import SI_KERNEL, SIG_IGN, SIGTTOU, bit
 from trapline.sentry.kernel.state import TTY, SigInfo, Task
 from trapline.sentry.kernel.tty import Terminal
-from trapline.sentry.syscalls.registry import handler
 from trapline.sentry.syscalls.table_files import TIOCGPGRP, TIOCGSID, TIOCNOTTY, TIOCSCTTY, TIOCSPGRP, TIOCSTI
 
 CAP_SYS_ADMIN = 21
 
 
-@handler("ioctl")
-async def ioctl(kernel: Kernel, task: Task, fd: int, command: int, argument: int) -> int:
-    """ioctl(2), the requests that the filter sends here. EBADF; ENOTTY where it is no terminal; EIO once hung up."""
+async def request(kernel: Kernel, task: Task, fd: int, command: int, argument: int) -> int:
+    """One request. EBADF; ENOTTY where it is no terminal; EIO once hung up."""
     serve = _SERVED.get(command)
     if serve is None:
         return await kernel.execute()
