@@ -175,7 +175,10 @@ def _leaf(out: _Assembler, outcome: _Outcome, platform: str, profile: str) -> in
     label = out.ret(action(row.class_in(profile), platform, row.errno))
     conditions = row.conditions_in(profile)
     if conditions:
-        label = _any_of(out, conditions, label, out.ret(action(row.otherwise, platform, row.errno)))
+        other = out.ret(action(row.otherwise, platform, row.errno))
+        for case in reversed(row.cases_in(profile)):
+            other = _any_of(out, case.when, out.ret(action(case.kind, platform, row.errno)), other)
+        label = _any_of(out, conditions, label, other)
     if row.refuse_when:
         label = _any_of(out, row.refuse_when, out.ret(action(Class.REFUSE, platform, row.errno)), label)
     return label

@@ -301,6 +301,9 @@ class Engine(HostServices):
         if not t.listening:
             pt.call(pt.PTRACE_INTERRUPT, t.host)
 
+    def begin_anew(self, tid: int) -> None:
+        self.interrupt(self.find(tid))
+
     def stack_pointer(self, tid: int) -> int:
         return self.regs.r.rsp  # its call came by a stop, where they were loaded
 

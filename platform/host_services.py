@@ -17,6 +17,7 @@ from trapline.sentry.protocol import Gone
 if TYPE_CHECKING:
     from trapline.platform.task_clock_events import TaskClock
     from trapline.platform.tracee import Tracee
+    from trapline.sentry.kernel.tty import Terminal
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _syscall = _libc.syscall
@@ -26,6 +27,8 @@ _timerfd_settime.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_void_p, ctypes
 _timerfd_gettime = _libc.timerfd_gettime
 _timerfd_gettime.argtypes = [ctypes.c_int, ctypes.c_void_p]
 _SYS_PIDFD_OPEN, _SYS_PIDFD_GETFD, _SYS_SCHED_GETAFFINITY = 434, 438, 204
+_TIOCGDEV, _TIOCGSID, _F_GETFL = 0x80045432, 0x5429, 3
+_PTMX, _DEV_TTY = os.makedev(5, 2), os.makedev(5, 0)
 _PROC_SUPER_MAGIC = 0x9FA0  # linux/magic.h
 _NS_GET_PID_IN_PIDNS = 0x8004B708  # linux/nsfs.h
 TFD_ABSTIME, TFD_CANCEL_ON_SET = 1, 2
@@ -47,6 +50,14 @@ def _file_system(fd: int) -> int:
     return int(struct.unpack_from("<q", found)[0])
 
 
+def _int_of(fd: int, request: int) -> int:
+    """What an ioctl writes to the int that it is given. OSError."""
+    value = ctypes.c_int()
+    if _libc.ioctl(fd, request, ctypes.byref(value)) < 0:
+        raise _fail("ioctl")
+    return value.value
+
+
 def _fail(what: str) -> OSError:
     number = ctypes.get_errno()
     return OSError(number, f"{what}: {os.strerror(number)}")
@@ -60,6 +71,7 @@ class HostServices:
         self.cpu_alarms = CpuAlarms(_thread_account)
         self.own_uid = os.getuid()
         self.init_host = 0  # the sandbox's init, which is no tracee
+        self._devpts = -1  # see _own_devpts
         self._tick = os.sysconf("SC_CLK_TCK")
         #: The sandbox's pid namespace where the host translates ids (Linux 6.11), else -1.
         self.pid_namespace = -1
@@ -228,8 +240,11 @@ class HostServices:
 
     # -- descriptors
     def descriptor(self, tid: int, fd: int) -> int:
-        host = self.find(tid).host_group
-        pidfd = _syscall(_SYS_PIDFD_OPEN, host, 0)
+        t = self.find(tid)
+        # Of the thread itself (PIDFD_THREAD, Linux 6.9): a leader that has ended before its threads has none any more.
+        pidfd = _syscall(_SYS_PIDFD_OPEN, t.host, os.O_EXCL) if t.host != t.host_group else -1
+        if pidfd < 0:
+            pidfd = _syscall(_SYS_PIDFD_OPEN, t.host_group, 0)
         if pidfd < 0:
             raise Gone(tid)
         try:
@@ -242,6 +257,40 @@ class HostServices:
             return int(found)
         finally:
             os.close(pidfd)
+
+    def terminal(self, tid: int, fd: int) -> Terminal:
+        """By a duplicate; the ioctls used here (ioctl_tty(2)) ask nothing of who makes them."""
+        from trapline.sentry.kernel.tty import OUTSIDE, Terminal
+
+        own = self.descriptor(tid, fd)
+        try:
+            number = _int_of(own, _TIOCGDEV)
+            status = os.fstat(own)
+            master, alias = status.st_rdev == _PTMX, status.st_rdev == _DEV_TTY
+            if not alias and status.st_dev != self._own_devpts(tid):
+                number |= OUTSIDE
+            session = -1
+            if master:
+                try:
+                    session = self.tid_of(_int_of(own, _TIOCGSID))
+                except OSError:
+                    session = 0
+            readable = _libc.fcntl(own, _F_GETFL) & os.O_ACCMODE != os.O_WRONLY
+        finally:
+            os.close(own)
+        return Terminal(number, master, readable, session, alias)
+
+    def _own_devpts(self, tid: int) -> int:
+        """The device number of the sandbox's devpts; -1 where this task sees none."""
+        if self._devpts < 0:
+            try:
+                self._devpts = os.stat(f"/proc/{self.find(tid).host}/root/dev/pts").st_dev
+            except OSError:
+                return -1  # it has changed its root
+        return self._devpts
+
+    def controlling_terminal(self, tgid: int) -> int:
+        return int(_read(f"/proc/{self.find(tgid).host_group}/stat").rpartition(b")")[2].split()[4]) & 0xFFFFFFFF
 
     def close_descriptor(self, fd: int) -> None:
         os.close(fd)

@@ -33,8 +33,12 @@ if TYPE_CHECKING:
 PAUSE, FORK, VFORK, CLONE = 34, 57, 58, 56
 EINTR = 4
 ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND, ERESTART_RESTARTBLOCK = 512, 513, 514, 516
-#: Calls that arrive by notification whatever their arguments.
-NOTIFIED = frozenset(row.nr for row in table.TABLE if row.default is table.Class.NOTIFY and not row.when)
+#: Calls of which some arrive by notification.
+NOTIFIED = {
+    row.nr: row
+    for row in table.TABLE
+    if table.Class.NOTIFY in (row.default, *[case.kind for case in row.cases])
+}
 RESTARTS = frozenset({-512, -513, -514, -516})
 #: Calls that answer EINTR to any interruption, also one that no handler saw (signal(7), and checked in the
 #: shared mechanisms): they are issued again. epoll_wait, semop, semtimedop, rt_sigtimedwait, io_getevents,
@@ -82,14 +86,21 @@ def apply_at_entry(e: Engine, t: Tracee, reply: int | Reply | Execute) -> None:
         e.resume(t)
     elif reply is Reply.HOST:
         e.resume(t)
-    elif reply is Reply.BLOCKED:
+    elif isinstance(reply, Reply):
         t.parked = True
         regs.orig_rax = PAUSE
         e.regs.store(t.host)
-        e.resume(t)
+        _resume_parked(e, t, reply)
     else:
-        assert isinstance(reply, Execute)
         execute(e, t, reply)
+
+
+def _resume_parked(e: Engine, t: Tracee, reply: Reply) -> None:
+    """Let a parked task go on. Where it waits for signals to be taken only, they may be another thread's to take, so an
+    interrupt of ours ends the pause: it begins anew after that, and after a stop, once there are none left here."""
+    if reply is Reply.AGAIN:
+        pt.call(pt.PTRACE_INTERRUPT, t.host)
+    e.resume(t)
 
 
 def _parked_again(e: Engine, t: Tracee) -> None:
@@ -107,7 +118,17 @@ def _parked_again(e: Engine, t: Tracee) -> None:
         t.parked = False
         request, t.reissue = t.reissue, None
         e.regs.r.orig_rax = t.nr
+        e.regs.store(t.host)
         execute(e, t, request)
+    elif t.tid in e.dispatcher.after_signals:
+        reply = e.dispatcher.go_on(t.task)
+        if isinstance(reply, Reply):
+            _resume_parked(e, t, reply)
+            return
+        t.parked = False
+        e.regs.r.orig_rax = t.nr
+        e.regs.store(t.host)
+        apply_at_entry(e, t, reply)
     else:
         e.resume(t)
 
@@ -212,6 +233,8 @@ def exit_stop(e: Engine, t: Tracee) -> None:
     else:
         t.parked = True
         regs.rax = PAUSE
+        if reply is Reply.AGAIN:
+            pt.call(pt.PTRACE_INTERRUPT, t.host)
     e.regs.store(t.host)
     pt.cont(t.host)
 
@@ -293,8 +316,12 @@ def issue_after_handler(e: Engine) -> bool:
     just before it. The registers are loaded; True when they were changed.
     """
     regs = e.regs.r
-    if pt.signed(regs.rax) != -ERESTARTSYS or pt.signed(regs.orig_rax) not in NOTIFIED:
+    row = NOTIFIED.get(regs.orig_rax) if pt.signed(regs.rax) == -ERESTARTSYS else None
+    if row is None:
         return False
+    args = (regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9)
+    if row.decide(args) is not table.Class.NOTIFY:
+        return False  # the host's own
     regs.rax = -ERESTARTNOINTR & pt.U64
     return True
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from trapline.sentry.kernel.block import Execute
+    from trapline.sentry.kernel.tty import Terminal
 
 
 class Gone(Exception):
@@ -41,6 +42,9 @@ class Platform(Protocol):
 
     def execute(self, tid: int, request: Execute) -> None:
         """A blocked call goes on by the host's executing it; the result comes by Dispatcher.executed."""
+
+    def begin_anew(self, tid: int) -> None:
+        """Bring the task of a blocked call to begin its wait anew, once its signals are taken (block.AfterSignals)."""
 
     def stack_pointer(self, tid: int) -> int:
         """rsp of the task whose call is being entered; nobody else's."""
@@ -132,6 +136,13 @@ class Platform(Protocol):
 
     def close_descriptor(self, fd: int) -> None:
         """Close what `descriptor` gave."""
+
+    def terminal(self, tid: int, fd: int) -> Terminal:
+        """Which terminal a guest's descriptor is. OSError EBADF; EIO where that was hung up; ENOTTY, or what the device
+        says to a request that it does not know, where it is none."""
+
+    def controlling_terminal(self, tgid: int) -> int:
+        """The device number of a process's controlling terminal as the host has it; 0 for none."""
 
     def descriptor_info(self, tid: int, fd: int) -> str:
         """/proc/PID/fdinfo/FD. OSError(EBADF)."""

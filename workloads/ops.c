@@ -309,18 +309,86 @@ static void op_exec(long count)
     }
 }
 
+/* Both ends of a raw terminal: master and slave. */
+static void raw_terminal(int ends[2], tcflag_t also)
+{
+    struct termios settings;
+    ends[0] = posix_openpt(O_RDWR | O_NOCTTY);
+    must(ends[0] >= 0 && grantpt(ends[0]) == 0 && unlockpt(ends[0]) == 0, "posix_openpt");
+    ends[1] = open(ptsname(ends[0]), O_RDWR | O_NOCTTY);
+    must(ends[1] >= 0 && tcgetattr(ends[1], &settings) == 0, "terminal");
+    cfmakeraw(&settings);
+    settings.c_lflag |= also;
+    must(tcsetattr(ends[1], TCSANOW, &settings) == 0, "tcsetattr");
+}
+
+/* What a program prints, to the last byte: its terminal's master is read by another process. */
+static void op_pty_bulk(long count)
+{
+    static char chunk[CHUNK];
+    struct gate ready = gate_new(), go = gate_new();
+    int ends[2];
+    raw_terminal(ends, 0);
+    pid_t child = fork_or_die();
+    if (child == 0) {
+        gate_open(ready);
+        gate_wait(go);
+        for (long left = count; left-- > 0;)
+            for (size_t done = 0; done < CHUNK;) {
+                ssize_t put = write(ends[1], chunk + done, CHUNK - done);
+                must(put > 0, "write to the terminal");
+                done += (size_t)put;
+            }
+        _exit(0);
+    }
+    gate_wait(ready);
+    begin();
+    gate_open(go);
+    for (int64_t left = (int64_t)count * CHUNK; left > 0;) {
+        ssize_t got = read(ends[0], chunk, CHUNK);
+        must(got > 0, "read of the terminal");
+        left -= got;
+    }
+    finish();
+    reap(child);
+    close(ends[0]);
+    close(ends[1]);
+    gate_free(ready);
+    gate_free(go);
+}
+
+/* The leader of a session sets the foreground group of its terminal, as a shell does for every job. */
+static void op_tcsetpgrp(long count)
+{
+    struct gate times = gate_new();
+    int64_t found[2];
+    pid_t child = fork_or_die();
+    if (child == 0) {
+        int ends[2];
+        must(setsid() > 0, "setsid");
+        raw_terminal(ends, 0);
+        must(ioctl(ends[1], TIOCSCTTY, 0) == 0, "TIOCSCTTY");
+        begin();
+        while (count-- > 0)
+            must(tcsetpgrp(ends[1], getpid()) == 0, "tcsetpgrp");
+        finish();
+        found[0] = begun, found[1] = finished;
+        must(write(times.ends[1], found, sizeof found) == sizeof found, "times");
+        _exit(0);
+    }
+    must(read(times.ends[0], found, sizeof found) == sizeof found, "times");
+    begun = found[0], finished = found[1];
+    reap(child);
+    gate_free(times);
+}
+
 /* A byte to a terminal that echoes it, and back: the line discipline, no second process. */
 static void op_pty(long count)
 {
-    struct termios settings;
     char byte = 'x';
-    int master = posix_openpt(O_RDWR | O_NOCTTY);
-    must(master >= 0 && grantpt(master) == 0 && unlockpt(master) == 0, "posix_openpt");
-    int slave = open(ptsname(master), O_RDWR | O_NOCTTY);
-    must(slave >= 0 && tcgetattr(slave, &settings) == 0, "terminal");
-    cfmakeraw(&settings);
-    settings.c_lflag |= ECHO;
-    must(tcsetattr(slave, TCSANOW, &settings) == 0, "tcsetattr");
+    int ends[2];
+    raw_terminal(ends, ECHO);
+    int master = ends[0], slave = ends[1];
     begin();
     while (count-- > 0) {
         must(write(master, &byte, 1) == 1 && read(master, &byte, 1) == 1, "echo");
@@ -422,7 +490,8 @@ static const struct operation {
     {"fork", op_fork, 0, false}, {"exec", op_exec, 0, false},
     {"open", op_open, 0, false}, {"open-root", op_open_root, 0, false},
     {"stat", op_stat, 0, false}, {"read", op_read, 0, false},
-    {"pty", op_pty, 0, false}, {"tcp", op_tcp, 0, false},
+    {"pty", op_pty, 0, false}, {"pty-bulk", op_pty_bulk, 0, false},
+    {"tcsetpgrp", op_tcsetpgrp, 0, false}, {"tcp", op_tcp, 0, false},
     {"tcp-bulk", op_tcp_bulk, 0, false}, {"clock-libc", op_clock_libc, 0, false},
 };
 

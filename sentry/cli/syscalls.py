@@ -43,7 +43,8 @@ def class_text(row: Syscall) -> str:
     if row.class_in(_PROFILE) is Class.REFUSE:
         text += " " + _errno_name(row.errno)
     if row.conditions_in(_PROFILE):
-        text += " else " + row.otherwise.name.lower()
+        others = [*[case.kind for case in row.cases_in(_PROFILE)], row.otherwise]
+        text += "".join([" else " + kind.name.lower() for kind in others])
     return text
 
 
@@ -72,6 +73,11 @@ def as_object(row: Syscall) -> dict[str, object]:
     }
     if row.conditions_in(_PROFILE):
         result["when"] = [_condition(row, condition) for condition in row.conditions_in(_PROFILE)]
+        if row.cases_in(_PROFILE):
+            result["cases"] = [
+                {"class": case.kind.name.lower(), "when": [_condition(row, condition) for condition in case.when]}
+                for case in row.cases_in(_PROFILE)
+            ]
         result["otherwise"] = row.otherwise.name.lower()
     if row.refuse_when:
         result["refuse_when"] = [_condition(row, condition) for condition in row.refuse_when]

@@ -23,12 +23,13 @@ class Outcome(enum.IntEnum):
 class Restart(enum.IntEnum):
     """What an interrupted call becomes (Linux include/linux/errno.h).
 
-    SYS restarts after a handler with SA_RESTART; NOHAND and RESTARTBLOCK only when no handler ran;
+    SYS restarts after a handler with SA_RESTART, NOINTR after any; NOHAND and RESTARTBLOCK only when no handler ran;
     EINTR never.
     """
 
     EINTR = 4
     SYS = 512
+    NOINTR = 513
     NOHAND = 514
     RESTARTBLOCK = 516
 
@@ -75,11 +76,26 @@ class Execute:
         return result
 
 
+class AfterSignals:
+    """Request: let the signals that are there be taken, by whichever threads, and go on then; also after a stop.
+
+    It is how a call ends with ERESTARTSYS that finds out anew, when it is made again, whether it may go on. The outcome
+    is INTERRUPTED where a handler of the caller's is about to run, else WOKEN. Only for calls of class stop and wrap.
+    """
+
+    __slots__ = ()
+
+    def __await__(self) -> Generator[AfterSignals, Outcome, Outcome]:
+        outcome = yield self
+        return outcome
+
+
 class Reply(enum.Enum):
     """What a plain handler may return instead of a number."""
 
     HOST = "host"  # the host executes the call as it stands; the sentry is not told the result
     BLOCKED = "blocked"  # the call waits; its result comes by Platform.complete
+    AGAIN = "again"  # it waits for signals to be taken only, and goes on by Dispatcher.go_on
 
 
 Driver = Generator[Any, Any, int]

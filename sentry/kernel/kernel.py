@@ -33,7 +33,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from trapline.sentry.kernel import signal_send, task_exit
-from trapline.sentry.kernel.block import Block, Execute, Outcome
+from trapline.sentry.kernel.block import AfterSignals, Block, Execute, Outcome
 from trapline.sentry.kernel.signals import bit
 from trapline.sentry.kernel.state import KernelState, SigInfo, Task, ThreadGroup
 from trapline.sentry.protocol import Memory, Platform
@@ -63,6 +63,8 @@ class Kernel:
         self.waiters: dict[int, list[int]] = {}
         #: Tasks in rt_sigtimedwait, with the set they wait for.
         self.signal_waiters: dict[int, int] = {}
+        #: Terminals of which the host executes a change at the moment, with the tasks that wait for their turn.
+        self.changing_ttys: dict[int, list[int]] = {}
         #: Set by sys_posix_timer: a timer's signal is being delivered, its overrun count is fixed now.
         self.timer_signal_hook: Callable[[ThreadGroup, SigInfo], None] = lambda group, info: None
         #: Drops the coroutine of a task's call; set by the dispatcher.
@@ -104,6 +106,10 @@ class Kernel:
     def execute(self, args: tuple[int, ...] | None = None) -> Execute:
         """Await this to have the host execute the current call (class stop or wrap)."""
         return Execute(args)
+
+    def after_signals(self) -> AfterSignals:
+        """Await this to let signals be taken that were just sent, as by ERESTARTSYS; see block.py."""
+        return AfterSignals()
 
     def timers_expired(self) -> None:
         """The host's alarm went off: expire what is due, in order."""

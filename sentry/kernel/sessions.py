@@ -53,4 +53,5 @@ def new_session(kernel: Kernel, group: ThreadGroup) -> int:
         raise OSError(errno.EPERM, "process group exists")
     family.join_process_group(kernel.state, group, group.tgid)
     group.sid = group.tgid
+    group.tty = 0  # a new session has none
     return group.tgid

@@ -23,6 +23,7 @@ from trapline.sentry.kernel.signals import (
     SIGALRM,
     SIGCHLD,
     SIGCONT,
+    SIGHUP,
     SIGRTMIN,
     SYNCHRONOUS,
     UNMASKABLE,
@@ -64,6 +65,10 @@ def host_signal(kernel: Kernel, task: Task, info: SigInfo) -> None:
         return
     if info.signo == SIGCONT and info.code >= 0 and kernel.state.groups:
         kernel.continued_by_host(group)
+    if info.signo == SIGHUP and group.tty:
+        from trapline.sentry.kernel import tty  # not for programs without a terminal
+
+        tty.hung_up(kernel, group)
     waiting = kernel.signal_waiters.get(task.tid, 0) & bit(info.signo)
     if is_ignored(group, info.signo) and not waiting:
         return

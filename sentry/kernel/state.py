@@ -94,6 +94,7 @@ class ThreadGroup(msgspec.Struct):
     ppid: int = 0
     pgid: int = 0
     sid: int = 0
+    tty: int = 0  # number of its controlling terminal, as far as is known; 0: none. See tty.py
     threads: dict[int, Task] = {}  # by tid, in the order of creation: all that a signal to it needs is in here
     children: dict[int, int] = {}  # tgid: place in the order of creation or adoption; zombies too
     reports: list[tuple[int, int]] = []  # (place, tgid) of children with something to wait for; see family.py
@@ -123,6 +124,14 @@ class ThreadGroup(msgspec.Struct):
     limits: dict[int, int] = {}  # soft limits that were asked of the host, until they are set again
     vdso: int = 0  # address of our image in this address space; 0: none
     exe: str = ""
+
+
+class TTY(msgspec.Struct):
+    """A terminal that is the controlling terminal of a session; see tty.py."""
+
+    number: int  # device number of the slave side, as TIOCGDEV tells it; tty.OUTSIDE is added to those from outside
+    sid: int  # the session whose it is; 0: one of outside
+    foreground: int  # its process group that may read and gets the keys' signals; 0: one of outside
 
 
 class TimerSetting(msgspec.Struct):
@@ -177,6 +186,7 @@ class KernelState(msgspec.Struct, dict=True):
     schema: int = 1
     groups: dict[int, ThreadGroup] = {}
     process_groups: dict[int, dict[int, int]] = {}  # pgid: tgids of its members; see family.py
+    ttys: dict[int, TTY] = {}  # the terminals that are a session's, by number; see tty.py
     places: int = 0  # the last place given to a child
     clock: ClockState = msgspec.field(default_factory=ClockState)
     timers: dict[str, TimerSetting] = {}  # those that are armed, by key (see time/clocks.py)

@@ -47,6 +47,7 @@ def new_task(kernel: Kernel, creator: Task, tid: int, flags: int, exit_signal: i
         tgid=tid,
         ppid=parent.tgid,
         sid=parent.sid,
+        tty=parent.tty,
         threads={tid: task},
         parent_tid=creator.tid,
         exit_signal=exit_signal,

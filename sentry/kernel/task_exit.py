@@ -73,6 +73,10 @@ def _process_died(kernel: Kernel, group: ThreadGroup, status: int, rusage: bytes
     group.exit_rusage = rusage
     group.pending = []
     kernel.time_on_group_exit(group)
+    if group.tty:
+        from trapline.sentry.kernel import tty  # not for programs without a terminal
+
+        tty.lost(kernel, group)  # with its leader the session loses it; the host has told the foreground group
     # Its children first, as in Linux exit_notify. What goes wrong otherwise: a subreaper that is told of a zombie
     # among them wakes, finds this process to be a zombie too and reaps it, and then it would be told of it.
     _reparent_children(kernel, group)

@@ -212,29 +212,35 @@ def _ioctl(call: Call, value: int) -> str:
     )
 
 
-_INT_OUT = frozenset({0x540F, 0x541B, 0x5429, 0x80045430, 0x5424, 0x5411})
-_INT_IN = frozenset({0x5410, 0x5421, 0x5452, 0x40045431, 0x5423})
-_TERMIOS = frozenset({0x5401, 0x5402, 0x5403, 0x5404})
-TCGETS, TIOCGWINSZ, TIOCSWINSZ = 0x5401, 0x5413, 0x5414
+_INT_OUT = frozenset({0x540F, 0x541B, 0x5429, 0x80045430, 0x5424, 0x5411, 0x80045432, 0x80045440})
+_INT_IN = frozenset({0x5410, 0x5421, 0x5452, 0x40045431, 0x5423, 0x5420})
+_TERMIOS = frozenset({0x5401, 0x5402, 0x5403, 0x5404, 0x802C542A, 0x402C542B, 0x402C542C, 0x402C542D})
+_TERMIOS_OUT = frozenset({0x5401, 0x802C542A})
+TIOCGWINSZ, TIOCSWINSZ, TIOCSTI = 0x5413, 0x5414, 0x5412
+_CHOICES = {0x540B: "tcflsh", 0x540A: "tcxonc"}
 
 
 @late("ioctl_argument")
 def _ioctl_late(call: Call) -> bool:
-    return call.args[1] in _INT_OUT or call.args[1] in (TCGETS, TIOCGWINSZ)
+    return call.args[1] in _INT_OUT or call.args[1] in _TERMIOS_OUT or call.args[1] == TIOCGWINSZ
 
 
 @decoder("ioctl_argument", even_failed=True)
 def _ioctl_argument(call: Call, value: int, command: int) -> str | None:
     if command in _TERMIOS:
-        return pointer(value) if call.failed and command == TCGETS else _termios(call, value)
+        return pointer(value) if call.failed and command in _TERMIOS_OUT else _termios(call, value)
     if command == TIOCSWINSZ or (command == TIOCGWINSZ and not call.failed):
         return structure(call, value, "winsize")
     if command in _INT_IN or (command in _INT_OUT and not call.failed):
         number = call.number(value, "<i") if value else None
         return f"[{number}]" if number is not None else pointer(value)
-    if command in (0x540E, 0x5409, 0x540B, 0x5425):
+    if command in _CHOICES:
+        return one(_CHOICES[command], value)
+    if command == TIOCSTI:
+        return bytes_at(call, value, 1)
+    if command in (0x540E, 0x5409, 0x5425):
         return str(value)
-    if command in (0x5450, 0x5451, 0x5422, 0x5427, 0x5428):
+    if command in (0x5450, 0x5451, 0x5422, 0x5427, 0x5428, 0x540C, 0x540D):
         return None
     return hexadecimal(value) if value else "0"
 

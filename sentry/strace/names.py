@@ -35,12 +35,14 @@ def _by_value(name: str) -> dict[int, str]:
 
 @cache
 def _prefix(name: str) -> str:
-    """What the names of a group have in common: `PROT_`, `__W`."""
+    """What the names of a group have in common: `PROT_`, `__W`, `TC`."""
     names = [constant for _, constant in group(name)]
     first, last = min(names), max(names)
     same = 0
     while same < min(len(first), len(last)) and first[same] == last[same]:
         same += 1
+    if not any(["_" in constant for constant in names]):
+        return first[:same]
     cut = first[:same].rfind("_") + 1
     return first[:cut] or names[0].partition("_")[0] + "_"
 

@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from trapline.sentry.kernel.block import Block, Execute, Interrupted, Outcome, Reply, Restart
+from trapline.sentry.kernel.block import AfterSignals, Block, Execute, Interrupted, Outcome, Reply, Restart
 from trapline.sentry.kernel.kernel import Kernel
 from trapline.sentry.kernel.signal_deliver import Delivery
 from trapline.sentry.kernel.state import CallRecord, Task, TaskStatus
@@ -40,6 +40,8 @@ class Dispatcher:
         self.results: dict[int, int] = {}
         #: Tasks whose call the host executes at the moment.
         self.executing: set[int] = set()
+        #: Tasks whose call goes on once the signals that are there have been taken.
+        self.after_signals: set[int] = set()
         self.unknown: set[int] = set()
         self.crashes: list[str] = []
         self.name_of: Callable[[int], str] = str
@@ -99,7 +101,7 @@ class Dispatcher:
                 self.drop(task.tid)
                 task.call = None
                 return None
-            return Reply.BLOCKED
+            return self.go_on(task) if task.tid in self.after_signals else Reply.BLOCKED
         # The coroutine was unwound (a checkpoint): enter again from the record.
         record.entered += 1
         bound = self.handlers[nr]
@@ -153,6 +155,10 @@ class Dispatcher:
             if isinstance(request, Execute):
                 self.executing.add(tid)
                 return request
+            if isinstance(request, AfterSignals):
+                self.after_signals.add(tid)
+                task.status = TaskStatus.BLOCKED
+                return Reply.AGAIN
             assert isinstance(request, Block)
             if request.deadline >= 0:
                 if self.kernel.keeper.now(request.clock_id) >= request.deadline:
@@ -167,6 +173,7 @@ class Dispatcher:
 
     def _finished(self, task: Task, value: int) -> int:
         self.running.pop(task.tid, None)
+        self.after_signals.discard(task.tid)
         self.executing.discard(task.tid)
         if task.status == TaskStatus.BLOCKED:
             task.status = TaskStatus.RUNNING
@@ -175,7 +182,7 @@ class Dispatcher:
     def resume(self, task: Task, outcome: Outcome) -> None:
         """Something that a blocked call waits for happened."""
         tid = task.tid
-        if tid not in self.running or tid in self.executing:
+        if tid not in self.running or tid in self.executing or tid in self.after_signals:
             return
         if outcome is not Outcome.TIMED_OUT:
             self.kernel.clocks.cancel(f"sleep:{tid}")
@@ -185,12 +192,22 @@ class Dispatcher:
                 self.kernel.platform.execute(tid, reply)
             elif reply is Reply.HOST:
                 self.kernel.platform.execute(tid, Execute())
+            elif reply is Reply.AGAIN:
+                self.kernel.platform.begin_anew(tid)
             elif isinstance(reply, int):
                 self.results[tid] = reply
                 if self.kernel.platform.complete(tid, reply):
                     self.delivered(task)
         except Gone:
             return
+
+    def go_on(self, task: Task) -> int | Reply | Execute:
+        """The signals that a call let pass (AfterSignals) have been taken. Like `enter`."""
+        self.after_signals.discard(task.tid)
+        reply = self._step(task, Outcome.WOKEN)
+        if isinstance(reply, int):
+            task.call = None
+        return reply
 
     def executed(self, task: Task, result: int) -> int | Reply | Execute:
         """The host executed the call of a task; `result` is what it returned. Like `enter`."""
@@ -268,4 +285,5 @@ class Dispatcher:
             self.kernel.clocks.cancel(f"sleep:{tid}")
         self.results.pop(tid, None)
         self.executing.discard(tid)
+        self.after_signals.discard(tid)
         self.kernel.signal_waiters.pop(tid, None)

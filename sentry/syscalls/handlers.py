@@ -23,6 +23,7 @@ FAMILIES = (
     "sys_itimer",
     "sys_posix_timer",
     "sys_timerfd",
+    "sys_ioctl",
 )
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from trapline.sentry.syscalls.table_types import native
+from trapline.sentry.syscalls.table_types import Case, Class, Support, native, one_of, wrap
+
+#: Requests of ioctl_tty(2) that concern whose a terminal is: what the host executes once it was decided, and the rest.
+TIOCSCTTY, TIOCNOTTY, TIOCSPGRP = 0x540E, 0x5422, 0x5410
+TIOCGPGRP, TIOCGSID, TIOCSTI = 0x540F, 0x5429, 0x5412
 
 _CAPS = "the guest's capabilities decide"
 _NOW = "for the present time the host's wall clock is used"
@@ -16,7 +20,15 @@ ROWS = (
     native(5, "fstat", "int fd, struct stat *statbuf"),
     native(6, "lstat", "const char *filename, struct stat *statbuf"),
     native(8, "lseek", "int fd, off_t offset, unsigned int whence"),
-    native(16, "ioctl", "int fd, unsigned int cmd, unsigned long arg"),
+    wrap(
+        16,
+        "ioctl",
+        "int fd, unsigned int cmd, unsigned long arg",
+        "the sentry's: whose a terminal is (TIOCSCTTY, TIOCNOTTY, TIOCGSID, TIOCGPGRP, TIOCSPGRP), TIOCSTI; else lent",
+        Support.PARTIAL,
+        when=one_of(1, TIOCSCTTY, TIOCNOTTY, TIOCSPGRP),
+        cases=(Case(one_of(1, TIOCGPGRP, TIOCGSID, TIOCSTI), Class.NOTIFY),),
+    ),
     native(17, "pread64", "int fd, void *buf, size_t count, loff_t pos"),
     native(18, "pwrite64", "int fd, const void *buf, size_t count, loff_t pos"),
     native(19, "readv", "int fd, const struct iovec *vec, unsigned long vlen"),

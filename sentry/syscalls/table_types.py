@@ -87,6 +87,13 @@ def non_zero(arg: int) -> Conditions:
     return (Condition(arg, Op.ANY_BITS, ALL_BITS),)
 
 
+class Case(msgspec.Struct, frozen=True):
+    """A class of its own for some arguments: any of the conditions."""
+
+    when: Conditions
+    kind: Class
+
+
 class Parameter(msgspec.Struct, frozen=True):
     """One parameter of a call: `const struct timespec *` and `tp`."""
 
@@ -104,7 +111,7 @@ class Syscall(msgspec.Struct, frozen=True):
 
     Which class it has is asked in this order: `refuse_when` (any condition: refused with `errno`); a class
     that `profiles` names for the profile, whatever the arguments; `when` (empty, or any condition: the
-    class `default`); else `otherwise`.
+    class `default`); the first of `cases` that holds; else `otherwise`.
     """
 
     nr: int
@@ -114,6 +121,7 @@ class Syscall(msgspec.Struct, frozen=True):
     support: Support
     note: str = ""
     when: Conditions = ()
+    cases: tuple[Case, ...] = ()  # where `when` does not hold
     otherwise: Class = Class.NATIVE
     refuse_when: Conditions = ()
     errno: int = 0
@@ -127,6 +135,10 @@ class Syscall(msgspec.Struct, frozen=True):
         """When that class applies; empty for always."""
         return () if profile in self.profiles else self.when
 
+    def cases_in(self, profile: str = "control") -> tuple[Case, ...]:
+        """The classes of other arguments; none where the class does not depend on them."""
+        return () if profile in self.profiles else self.cases
+
     def decide(self, args: tuple[int, ...], profile: str = "control") -> Class:
         """The class for these raw arguments. What the filter does, for who sees a call without it."""
         for condition in self.refuse_when:
@@ -135,6 +147,9 @@ class Syscall(msgspec.Struct, frozen=True):
         conditions = self.conditions_in(profile)
         if not conditions or any([c.holds(args) for c in conditions]):
             return self.class_in(profile)
+        for case in self.cases:
+            if any([c.holds(args) for c in case.when]):
+                return case.kind
         return self.otherwise
 
     def owned(self, profile: str = "control") -> bool:
@@ -169,7 +184,9 @@ def notify(
     errno: int = 0,
 ) -> Syscall:
     """The sentry's, by arguments and memory."""
-    return Syscall(nr, name, signature, Class.NOTIFY, support, note, when, Class.NATIVE, refuse_when, errno)
+    return Syscall(
+        nr, name, signature, Class.NOTIFY, support, note, when, refuse_when=refuse_when, errno=errno
+    )
 
 
 def stop(
@@ -193,9 +210,10 @@ def wrap(
     support: Support = Support.FULL,
     *,
     when: Conditions = (),
+    cases: tuple[Case, ...] = (),
 ) -> Syscall:
     """The sentry's before and after; executed by the host."""
-    return Syscall(nr, name, signature, Class.WRAP, support, note, when)
+    return Syscall(nr, name, signature, Class.WRAP, support, note, when, cases)
 
 
 def refuse(nr: int, name: str, signature: str, errno: int, note: str = "") -> Syscall:

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -20,6 +21,7 @@
 #include <sys/un.h>
 #include <sys/utsname.h>
 #include <sys/wait.h>
+#include <termios.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -185,6 +187,29 @@ static int forever(void)
     return 7;
 }
 
+/* Requests on a terminal; of those whose answer is the sentry's the errors too. */
+static int terminal(void)
+{
+    int master = posix_openpt(O_RDWR | O_NOCTTY), value = 0;
+    struct winsize size = {1, 2, 3, 4};
+    grantpt(master), unlockpt(master);
+    int slave = ioctl(master, TIOCGPTPEER, O_RDWR | O_NOCTTY);
+    if (fork() == 0) {
+        signal(SIGHUP, SIG_IGN);
+        setsid();
+        ioctl(slave, TIOCGPGRP, &value), ioctl(slave, TIOCSCTTY, 0), value = getpid(), ioctl(slave, TIOCSPGRP, &value);
+        ioctl(slave, TIOCGPGRP, &value), ioctl(slave, TIOCGSID, &value), ioctl(slave, TIOCGPGRP, 8), ioctl(slave, TIOCSPGRP, 8);
+        value = 1, ioctl(master, TIOCPKT, &value), value = 0, ioctl(master, TIOCPKT, &value);
+        ioctl(slave, TIOCSWINSZ, &size), ioctl(slave, TIOCGWINSZ, &size), ioctl(slave, TIOCGEXCL, &value);
+        ioctl(slave, TIOCEXCL), ioctl(slave, TIOCNXCL), ioctl(slave, TCFLSH, TCIFLUSH), ioctl(slave, TCFLSH, 7);
+        ioctl(slave, TCXONC, TCOON), ioctl(slave, TCSBRK, 1), ioctl(slave, TIOCOUTQ, &value), ioctl(0, TIOCSTI, "x");
+        ioctl(slave, 0x802C542A, 8), ioctl(slave, TIOCNOTTY), ioctl(slave, TIOCNOTTY);
+        _exit(0);
+    }
+    wait(NULL);
+    return 0;
+}
+
 int main(int count, char **words)
 {
     const char *what = count > 1 ? words[1] : "";
@@ -194,6 +219,8 @@ int main(int count, char **words)
         return interrupted(0);
     if (!strcmp(what, "restarted"))
         return interrupted(SA_RESTART);
+    if (!strcmp(what, "terminal"))
+        return terminal();
     if (!strcmp(what, "ends"))
         return ends();
     return strcmp(what, "forever") ? 2 : forever();

@@ -1,4 +1,4 @@
-"""CPython's own tests of signals, waits, processes and threads: each case ends as it does natively.
+"""CPython's own tests of signals, waits, processes, threads and terminals: each case ends as it does natively.
 
 They were written by others, for the kernel that is imitated here, and know corners that no workload of ours does. What
 is compared is the outcome of each case, not the total: a case that is skipped for want of something natively must be
@@ -19,6 +19,9 @@ from harness import native, trapline_command
 
 #: Not the environment that the tests run in, which has no `test` package of its own to find things beside.
 PYTHON = getattr(sys, "_base_executable", sys.executable)
+#: They look at the terminal that they run on, if there is one: they get one of their own.
+ON_TERMINAL = ("test_pty", "test_tty", "test_openpty", "test_ioctl", "test_termios")
+SPAWN = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))"
 #: Modules, and the cases left to `make test-all`: test_itimer_virtual asks for the time in a loop until a second of
 #: user time has passed, nearly all of which is the sentry's here.
 QUICK = {
@@ -29,6 +32,7 @@ QUICK = {
     "test_wait4": (),
     "test_posix": (),
     "test_asyncio.test_unix_events": (),
+    **dict.fromkeys(ON_TERMINAL, ()),
 }
 LONG = ("test_signal", "test_subprocess", "test_os", "test_faulthandler", "test_threading")
 #: They sleep more than they compute, so several at once take the time of the longest.
@@ -51,7 +55,8 @@ def has_the_tests():
 
 def _outcomes(prefix: tuple[str, ...], module: str, ignored: tuple[str, ...]) -> Outcomes:
     """Run a module; every case's outcome, with its reason if it was skipped."""
-    words = [*prefix, PYTHON, "-m", "test", "-v", "--junit-xml", "outcomes.xml", "--timeout", "300"]
+    spawn = (PYTHON, "-c", SPAWN) if module in ON_TERMINAL else ()
+    words = [*prefix, *spawn, PYTHON, "-m", "test", "-v", "--junit-xml", "outcomes.xml", "--timeout", "300"]
     for pattern in ignored:
         words += ["--ignore", pattern]
     # The working directory is what a guest shares with us.

@@ -119,6 +119,17 @@ def test_the_same_lines_as_strace(platform, guest, tmp_path):
             assert one == other
 
 
+def test_terminals_as_strace(platform, guest, tmp_path):
+    def requests(entries):
+        found = [f"{e.args} = {e.result}" for e in entries if e.name == "ioctl"]
+        return [re.sub(r"\[\d+\]|0x7f\w+", "N", line) for line in found]  # ids are the sandbox's
+
+    ours = traced(platform, [guest, "terminal"], tmp_path / "ours")
+    assert requests(ours) == requests(real([guest, "terminal"], tmp_path / "theirs"))
+    owned = {e.args.split(", ")[1] for e in ours if e.name == "ioctl" and e.mark == "OWNED"}
+    assert owned == {"TIOCGPGRP", "TIOCSPGRP", "TIOCGSID", "TIOCSCTTY", "TIOCNOTTY", "TIOCSTI"}
+
+
 @pytest.mark.parametrize("how", ["interrupted", "restarted"])
 @pytest.mark.parametrize("only", [(), ("-e", "trace=nanosleep")], ids=["stops", "dispatcher"])
 def test_every_value_once(platform, guest, how, only, tmp_path):

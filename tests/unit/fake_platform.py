@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import struct
+from copy import copy
 
 from trapline.sentry.kernel.block import Execute
+from trapline.sentry.kernel.tty import Terminal
 from trapline.sentry.protocol import Gone
 
 
@@ -54,6 +56,7 @@ class FakePlatform:
         self.continued: list[int] = []
         self.completed: list[tuple[int, int]] = []
         self.executed: list[tuple[int, Execute]] = []
+        self.begun_anew: list[int] = []
         self.deliver = True  # whether `complete` reaches the guest at once
         self.monotonic = 5_000_000_000
         self.realtime = 1_700_000_000_000_000_000
@@ -75,6 +78,8 @@ class FakePlatform:
         fields = (0, 0, 0, 16_000_000, 16_000_000, 0x40, 2, 1, 500 << 16, 7, 7, 10_000)
         self.timex = 5, struct.pack("<I4x4qi4x3q3q", *fields).ljust(208, b"\0")
         self.cancelled: set[int] = set()
+        self.terminals: dict[tuple[int, int], Terminal | OSError] = {}
+        self.host_ttys: dict[int, int] = {}
         self.directories: dict[tuple[int, int], int] = {}
 
     def memory(self, tid: int) -> FakeMemory:
@@ -88,6 +93,9 @@ class FakePlatform:
 
     def execute(self, tid: int, request: Execute) -> None:
         self.executed.append((tid, request))
+
+    def begin_anew(self, tid: int) -> None:
+        self.begun_anew.append(tid)
 
     def stack_pointer(self, tid: int) -> int:
         return self.sp
@@ -160,6 +168,17 @@ class FakePlatform:
 
     def descriptor(self, tid: int, fd: int) -> int:
         raise OSError(errno.EBADF, "fake")
+
+    def terminal(self, tid: int, fd: int) -> Terminal:
+        found = self.terminals.get((tid, fd), OSError(errno.EBADF, "fake"))
+        if isinstance(found, OSError):
+            raise found
+        return copy(found)
+
+    def controlling_terminal(self, tgid: int) -> int:
+        if tgid in self.gone:
+            raise Gone(tgid)
+        return self.host_ttys.get(tgid, 0)
 
     def close_descriptor(self, fd: int) -> None:
         return

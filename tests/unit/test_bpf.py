@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from trapline.platform import bpf
 from trapline.sentry.syscalls.table import TABLE, by_name, by_number
-from trapline.sentry.syscalls.table_types import ALL_BITS, LOW_32, Class, Condition, Op, Support, Syscall
+from trapline.sentry.syscalls.table_types import ALL_BITS, LOW_32, Case, Class, Condition, Op, Support, Syscall
 
 X86_64 = bpf.AUDIT_ARCH_X86_64
 ENOSYS = bpf.RET_ERRNO | errno.ENOSYS
@@ -146,6 +146,12 @@ def test_what_the_contract_of_the_classes_says() -> None:
         (0, allow),
     ):
         assert call("prctl", "seccomp", option) == call("prctl", "seccomp", option | 1 << 32) == wanted
+    for request, wanted in (
+        (0x540E, wrap), (0x5410, wrap), (0x5422, wrap), (0x540F, notify), (0x5412, notify), (0x5429, notify),
+        (0x5401, allow), (0x5413, allow), (0x541B, allow), (0x80045430, allow), (0, allow),
+    ):  # fmt: skip
+        assert call("ioctl", "seccomp", 0, request) == call("ioctl", "seccomp", 0, request | 1 << 32) == wanted
+    assert call("ioctl", "ptrace", 0, 0x540F) == bpf.RET_TRACE | 3 and call("ioctl", "ptrace", 0, 0x5410) == wrap
     for resource in range(16):
         wanted = notify if resource in (0, 11) else allow
         assert call("prlimit64", "seccomp", 0, resource) == call("setrlimit", "seccomp", resource) == wanted
@@ -171,24 +177,30 @@ CONDITIONS = st.lists(
 @given(
     kind=st.sampled_from(Class),
     when=CONDITIONS,
+    cases=st.lists(st.tuples(CONDITIONS, st.sampled_from(Class)), max_size=3),
     refuse_when=CONDITIONS,
     args=ARGUMENTS,
-    chosen=st.integers(0, 39),
+    chosen=st.integers(0, 159),
     platform=st.sampled_from(bpf.PLATFORMS),
 )
 @settings(deadline=None)
 def test_any_conditions(
     kind: Class,
     when: tuple[Condition, ...],
+    cases: list[tuple[tuple[Condition, ...], Class]],
     refuse_when: tuple[Condition, ...],
     args: tuple[int, ...],
     chosen: int,
     platform: str,
 ) -> None:
     """Long lists too, so that jumps must be bridged; and arguments that fulfil one of the conditions."""
-    row = Syscall(7, "seven", "", kind, Support.FULL, "", when, Class.NATIVE, refuse_when, errno.EACCES)
-    if when:
-        condition = when[chosen % len(when)]
+    others = tuple([Case(conditions, other) for conditions, other in cases])
+    row = Syscall(
+        7, "seven", "", kind, Support.FULL, "", when, others, Class.NATIVE, refuse_when, errno.EACCES
+    )
+    asked = [*when, *[condition for case in others for condition in case.when]]
+    if asked:
+        condition = asked[chosen % len(asked)]
         wanted = condition.value & condition.mask | ~condition.mask & args[condition.arg]
         args = tuple([wanted if i == condition.arg else a for i, a in enumerate(args)])
     machine = Machine(bpf.build([row], platform))

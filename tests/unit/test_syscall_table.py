@@ -39,12 +39,12 @@ NOTIFY = """
     setuid setreuid setresuid rt_sigreturn
 """
 STOP = "pause nanosleep clock_nanosleep rt_sigtimedwait wait4 waitid clone3 vfork clone"
-WRAP = "rt_sigsuspend ppoll pselect6 epoll_pwait epoll_pwait2"
+WRAP = "ioctl rt_sigsuspend ppoll pselect6 epoll_pwait epoll_pwait2"
 REFUSE = """
     unshare setns bpf perf_event_open kexec_load kexec_file_load init_module finit_module
     delete_module reboot swapon swapoff io_uring_setup io_uring_enter io_uring_register userfaultfd
 """
-CONDITIONAL = "clone ppoll pselect6 epoll_pwait epoll_pwait2 prctl prlimit64 setrlimit getrlimit"
+CONDITIONAL = "ioctl clone ppoll pselect6 epoll_pwait epoll_pwait2 prctl prlimit64 setrlimit getrlimit"
 
 
 def names(kind: Class) -> set[str]:
@@ -120,7 +120,8 @@ def test_rows_are_consistent() -> None:
         if row.support in (Support.PARTIAL, Support.REFUSED, Support.NONE):
             assert row.note, f"{row.name}: a note must say what is missing"
         assert not row.owned() or row.support in (Support.FULL, Support.PARTIAL, Support.REFUSED), row.name
-        for condition in (*row.when, *row.refuse_when):
+        assert not row.cases or row.when, row.name
+        for condition in (*row.when, *row.refuse_when, *[c for case in row.cases for c in case.when]):
             assert condition.arg < len(row.parameters()), row.name
             assert not condition.value & ~condition.mask, row.name
 
@@ -211,6 +212,10 @@ def test_command_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert set(rows) == set(f"{NOTIFY} {STOP} {WRAP}".split())
     assert rows["prctl"]["otherwise"] == "native"
     assert rows["prctl"]["errno"] == "EPERM"
+    assert "cases" not in rows["prctl"]
+    (case,) = rows["ioctl"]["cases"]
+    assert (rows["ioctl"]["class"], case["class"], rows["ioctl"]["otherwise"]) == ("wrap", "notify", "native")
+    assert [condition["value"] for condition in case["when"]] == [0x540F, 0x5429, 0x5412]
     assert rows["prctl"]["when"][0] == {
         "arg": 0,
         "name": "option",

@@ -29,6 +29,9 @@ DETERMINISTIC = (
     "affinity",
     "clone3",
     "group_stops",
+    "terminals",
+    "job_control",
+    "line_discipline",
 )
 
 

@@ -24,6 +24,7 @@ ARGUMENTS = {
     "pselect6": (0, 0, 0, 0, 0, BAD),
     "epoll_pwait": (0, 0, 0, 0, BAD, 8),
     "epoll_pwait2": (0, 0, 0, 0, BAD, 8),
+    "ioctl": (0, 0x540F),  # TIOCGPGRP
     "alarm": (1000,),
     "timer_create": (99,),
     "seccomp": (99,),

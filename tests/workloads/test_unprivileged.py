@@ -42,7 +42,7 @@ def ordinary_user(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("ordinary_user")
-@pytest.mark.parametrize("name", ["processes", "signals"])
+@pytest.mark.parametrize("name", ["processes", "signals", "terminals", "job_control", "line_discipline"])
 def test_workloads(platform: str, tmp_path: Path, name: str) -> None:
     """They print what they print to root, whose privileges they do not use."""
     result = unprivileged(tmp_path, "do", f"--platform={platform}", "--", workload(name))

@@ -19,6 +19,7 @@ NEWUSER = 0x10000000
 def load_all() -> None:
     for name in handlers.FAMILIES:
         import_module(f"trapline.sentry.syscalls.{name}")
+    import_module("trapline.sentry.syscalls.sys_tty")  # which is loaded when it is first needed
     for module in pkgutil.iter_modules(trapline.platform.__path__):
         import_module(f"trapline.platform.{module.name}")
     assert do and doctor
