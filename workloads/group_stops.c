@@ -370,7 +370,7 @@ static void *waiting_call(void *argument)
     sigaddset(&usr2, SIGUSR2);
     int epoll = epoll_create1(0);
     epoll_ctl(epoll, EPOLL_CTL_ADD, gate.ends[0], &event);
-    shared->ready++;
+    __atomic_fetch_add(&shared->ready, 1, __ATOMIC_SEQ_CST); /* eight threads at once: one lost would be waited for, for ever */
     switch (which) {
     case 0: result = nanosleep(&long_time, NULL); break;
     case 1: result = sigtimedwait(&usr2, NULL, &long_time); break;
