@@ -70,15 +70,20 @@ def _consume(event: Event, options: int) -> None:
             event.child.continue_report = False
 
 
-def _host_would_choose(parent: ThreadGroup, child: ThreadGroup, options: int) -> bool:
+def _host_would_choose(parent: ThreadGroup, selection: Selection, child: ThreadGroup) -> bool:
     """Whether the host, given the call as it stands, takes this zombie and says what the kernel would say.
 
-    It shows a parent exactly the zombies that the kernel knows, and where there is one thread no other can take it
-    meanwhile, nor SIGCHLD come to be ignored. That saves the stop at the call's end, a tenth of fork, exit and wait
-    together. (After the call has waited there is that stop in any case.)
+    That saves the stop at the call's end, a tenth of fork, exit and wait together. (After the call has waited there is
+    that stop in any case.) It does where the pid is given; or where the host can show the parent no other zombie. It
+    can show one to who adopts orphans, before the end of the orphan's parent is reported here. What goes wrong
+    otherwise: the host reaps another child than the kernel does. And where there is one thread no other can take the
+    zombie meanwhile, nor SIGCHLD come to be ignored.
     """
-    alone = len(parent.threads) == 1 and len(parent.reports) == 1
-    return alone and not options & (WSTOPPED | WCONTINUED) and not child.core_dumped
+    if len(parent.threads) > 1 or child.core_dumped or selection.options & (WSTOPPED | WCONTINUED):
+        return False
+    if selection.kind == P_PID:
+        return True
+    return len(parent.reports) == 1 and not parent.subreaper and parent.tgid != task_exit.INIT
 
 
 @handler("wait4")
@@ -104,7 +109,7 @@ async def wait4(kernel: Kernel, task: Task, pid: int, status: int, options: int,
         if event.kind == "exited":
             parent = kernel.group(task)
             waited = task.call is not None and task.call.scratch.get("waited")
-            as_it_stands = not waited and _host_would_choose(parent, child, options)
+            as_it_stands = not waited and _host_would_choose(parent, selection, child)
             task_exit.waited_for(parent, child)
             task_exit.release(kernel, child)
             if as_it_stands:
