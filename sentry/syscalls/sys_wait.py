@@ -74,16 +74,16 @@ def _host_would_choose(parent: ThreadGroup, selection: Selection, child: ThreadG
     """Whether the host, given the call as it stands, takes this zombie and says what the kernel would say.
 
     That saves the stop at the call's end, a tenth of fork, exit and wait together. (After the call has waited there is
-    that stop in any case.) It does where the pid is given; or where the host can show the parent no other zombie. It
-    can show one to who adopts orphans, before the end of the orphan's parent is reported here. What goes wrong
-    otherwise: the host reaps another child than the kernel does. And where there is one thread no other can take the
-    zombie meanwhile, nor SIGCHLD come to be ignored.
+    that stop in any case.) It does where the pid is given, or there is one child and nobody can become another. What
+    goes wrong otherwise: the end of a second child is served before the call gets that far, or an orphan has come whose
+    parent's end is not reported yet, and the host reaps another child than the kernel does. And where there is one
+    thread no other can take the zombie meanwhile, nor SIGCHLD come to be ignored.
     """
     if len(parent.threads) > 1 or child.core_dumped or selection.options & (WSTOPPED | WCONTINUED):
         return False
     if selection.kind == P_PID:
         return True
-    return len(parent.reports) == 1 and not parent.subreaper and parent.tgid != task_exit.INIT
+    return len(parent.children) == 1 and not parent.subreaper and parent.tgid != task_exit.INIT
 
 
 @handler("wait4")
