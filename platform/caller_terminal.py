@@ -25,12 +25,16 @@ class CallerTerminal:
     Nothing here raises: a terminal may be hung up at any time, and is then nobody's.
     """
 
-    __slots__ = ("controlling", "device", "fd", "group", "name", "settings", "standard")
+    __slots__ = ("caller", "controlling", "device", "fd", "group", "name", "settings", "standard")
 
     def __init__(self, fd: int, standard: bool) -> None:
         self.fd = fd
         self.standard = standard  # one of 0, 1 and 2
         self.group = os.getpgrp()  # trapline's own
+        try:
+            self.caller = os.getpgid(os.getppid())  # the shell's, perhaps
+        except OSError:
+            self.caller = -1  # outside of our pid namespace
         self.settings = self.read_settings()  # those that it is to have again
         self.controlling = self.foreground() > 0
         try:
@@ -102,6 +106,12 @@ def find() -> CallerTerminal | None:
         return CallerTerminal(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC), False)
     except OSError:
         return None
+
+
+def edits_a_line(settings: list[Any] | None) -> bool:
+    """Whether these are settings as a shell has them that edits its input: no lines, but the keys' signals."""
+    flags = settings[3] if settings is not None else 0
+    return not flags & termios.ICANON and bool(flags & termios.ISIG)
 
 
 def is_gone(group: int) -> bool:

@@ -19,7 +19,7 @@ import socket
 from typing import Any, NoReturn
 
 from trapline.platform import setup_calls as calls
-from trapline.platform.caller_terminal import CallerTerminal, is_gone
+from trapline.platform.caller_terminal import CallerTerminal, edits_a_line, is_gone
 from trapline.platform.state_dir import remove_of, remove_tree, start_time
 
 _PATIENCE_MS = 2000  # for a killed sandbox to be gone
@@ -121,11 +121,13 @@ def _guard(sock: socket.socket, terminal: CallerTerminal | None, sentry: int, di
 def _give_back(terminal: CallerTerminal, settings: list[Any] | None, owner: int) -> None:
     """The terminal's settings and foreground, unless the caller's shell has them already.
 
-    A shell that controls jobs takes the terminal at once, and one that edits lines sets it anew: to set it then would
-    spoil that. `settings` and `owner` are those that it had when the sentry died.
+    A shell that controls jobs takes the terminal at once. One that edits lines then sets it anew, and to set it after
+    that would spoil the line; others (dash) leave it as it is. `settings` and `owner` are those that the terminal had
+    when we heard of the sentry's death, which may be a moment after the shell did.
     """
     ours = owner in (terminal.group, -1) or is_gone(owner)
-    if ours and terminal.read_settings() == settings:
+    taken = owner == terminal.caller and not edits_a_line(settings)
+    if (ours or taken) and terminal.read_settings() == settings:
         terminal.restore()
     owner = terminal.foreground()
     if owner > 0 and is_gone(owner):

@@ -53,8 +53,15 @@ class JobControl:
             return
         root = self._kernel.state.groups[self._kernel.state.root_tgid]
         tty.attach_host_terminal(self._kernel, root, self.terminal.device, 0)
-        if self.own_group and self.terminal.foreground() == self.terminal.group:
-            self._hand_over()
+        if self.own_group:
+            try:
+                # A key that stopped trapline while it set up stopped the guest as well, and the SIGCONT of the shell
+                # did not reach its group.
+                os.kill(self._root, signal.SIGCONT)
+            except ProcessLookupError:
+                return
+            if self.terminal.foreground() == self.terminal.group:
+                self._hand_over()
 
     def _hand_over(self) -> None:
         """The terminal is our group's: it is the guests' that had it when we stopped, or the first guest's."""
