@@ -17,6 +17,8 @@ _TIOCGDEV = 0x80045432  # asm-generic/ioctls.h
 
 #: How the first guest's process group is to be made; see `CallerTerminal.group_of_guest`.
 SHARED, JOB, ORPHANED = "", "job", "orphaned"
+#: Signals by which a terminal, or somebody in its place, stops jobs.
+STOPS = (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
 
 
 class CallerTerminal:

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from trapline.platform.engine import Engine
     from trapline.platform.pump import Pump
 
-STOPS = (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
 _BACKGROUND = (signal.SIGTTIN, signal.SIGTTOU)
 
 

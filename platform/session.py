@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 
 from trapline.platform import ptrace_calls as pt
 from trapline.platform import stop_tasks, vdso_setup
-from trapline.platform.caller_terminal import ORPHANED, SHARED, CallerTerminal
+from trapline.platform.caller_terminal import ORPHANED, SHARED, STOPS, CallerTerminal
 from trapline.platform.engine import Engine
-from trapline.platform.job_control import STOPS, JobControl
 from trapline.platform.namespaces import Sandbox, SetupError
 from trapline.platform.notifications import Listener
 from trapline.platform.pump import Pump
@@ -36,6 +35,7 @@ from trapline.sentry.time.parameter_page import ParameterPage
 from trapline.sentry.time.timekeeper import MONOTONIC_RAW, NSEC, REALTIME
 
 if TYPE_CHECKING:
+    from trapline.platform.job_control import JobControl
     from trapline.platform.own_terminal import OwnTerminal
     from trapline.platform.watchdog import Watchdog
 
@@ -97,6 +97,8 @@ class Session:
         self.own_terminal = own_terminal
         self.jobs: JobControl | None = None
         if terminal is not None and own_terminal is None:
+            from trapline.platform.job_control import JobControl
+
             self.jobs = JobControl(terminal, self.pump, sandbox.guest_pid, sandbox.own_group)
         self.watchdog = self._watch() if options.watchdog else None
         self.engine.child_ended = self._child_ended  # type: ignore[method-assign]

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
+from harness import is_root
 from screen import Screen, same_screen
 from scripts import needs
 
 P = r"OUT> $"
+NOBODY = 65534
 #: Until no job runs. `wait` says different things to one that stops and to one that has stopped.
 STILL = 'while [ "$(jobs -r)" ]; do sleep 0.01; done'
 
@@ -172,3 +178,24 @@ def test_shell_inside(platform: str, tmp_path: Path) -> None:
 
 def test_statuses(platform: str, tmp_path: Path) -> None:
     same_screen(statuses, platform, tmp_path)
+
+
+@pytest.mark.skipif(not is_root(), reason="the other tests are those of an ordinary user then")
+def test_as_an_ordinary_user(platform: str, tmp_path: Path) -> None:
+    """In a user namespace: jobs, the terminal's name where the terminal is the user's, and one of the sandbox's own."""
+    driver = Path(__file__).parent.parent / "workloads" / "unprivileged_driver.py"
+    words = [sys.executable, str(driver), str(NOBODY), "-", "do", f"--platform={platform}"]
+    probe = subprocess.run([*words, f"--state-dir=/tmp/trapline-{NOBODY}", "true"], cwd="/", capture_output=True)
+    if probe.returncode == 125 and b"user namespaces" in probe.stderr:
+        pytest.skip(probe.stderr.decode().strip())
+    for parent in (tmp_path, *tmp_path.parents):  # pytest's directories are root's alone
+        if str(parent).startswith("/tmp/pytest"):
+            parent.chmod(0o755)
+    with Screen(tmp_path / "place", words) as s:
+        for path in (s.place, s.place / "tools"):
+            os.chown(path, NOBODY, NOBODY)
+        s.type('[ "$(run tty)" = "$(tty)" ]; echo $?', r"\n0\n0 OUT> $")  # another user's, as after su
+        os.chown(os.readlink(f"/proc/{s.pid}/fd/0"), NOBODY, NOBODY)
+        s.type('[ "$(run readlink /proc/self/fd/0)" = "$(tty)" ]; echo $?', r"\n0\n0 OUT> $")
+        stop_and_go_on(s)
+        s.type("run -t sh -c 'id -u; tty; stty size; exit 3'", rf"\n{NOBODY}\n/dev/pts/0\n24 80\n3 OUT> $")
