@@ -31,6 +31,12 @@ def main(argv: list[str]) -> int:
             return _unknown(verb)
         return _run(verb, argv[1:])
     except KeyboardInterrupt:
+        # The loop of a shell script ends with ^C only when what it waits for dies of it.
+        import os
+        import signal
+
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
         return 130
     except BrokenPipeError:
         # Whoever read us went away: nothing to say, and nothing to be said at exit either.
