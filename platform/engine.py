@@ -73,6 +73,8 @@ class Engine(HostServices):
         self.vdso: VdsoSetup | None = None
         self.stops = 0
         self.tasks_peak = 0
+        #: si_code of the signal that stopped the first guest last.
+        self.root_stop_code = 0
         #: What to do at an exec while there is no image of ours.
         self.hide_vdso: Callable[[Tracee], None] = lambda t: None
         #: Called at every call's entry (True) and exit of a task under trap_all; its registers can be read.

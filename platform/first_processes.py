@@ -13,8 +13,9 @@ from collections.abc import Callable
 from time import CLOCK_BOOTTIME, CLOCK_MONOTONIC, clock_gettime_ns
 from typing import NoReturn
 
-from trapline.platform import mounts
+from trapline.platform import mounts, terminal_nodes
 from trapline.platform import setup_calls as calls
+from trapline.platform.caller_terminal import ORPHANED, SHARED
 from trapline.platform.capabilities import drop_capabilities
 from trapline.platform.init_stub import become_stub
 from trapline.sentry.options import DoOptions
@@ -129,6 +130,8 @@ class First:
                 loopback_up()
             if os.fork() == 0:
                 self.guest()
+            if self.plan.own_group == ORPHANED:
+                os.setsid()  # a parent in the same session would make the guest's group one that keys can stop
             # The guest may run while we wait here for the helper's end: only then is the sentry our parent,
             # whose death we are to follow. The end of the socket means that it died already.
             calls.close_all_but([self.report.fileno()])
@@ -147,6 +150,9 @@ class First:
     def guest(self) -> NoReturn:
         try:
             self.report.close()
+            if self.plan.own_group != SHARED:
+                os.setpgid(0, 0)
+            terminal_nodes.enter(self.plan)
             for number in (signal.SIGPIPE, signal.SIGXFSZ):
                 signal.signal(number, signal.SIG_DFL)
             for number in (signal.SIGINT, signal.SIGCHLD):
@@ -158,7 +164,10 @@ class First:
                 raise SetupError(f"working directory {self.directory}: {error.strerror}") from None
             drop_capabilities()
             signal.pthread_sigmask(signal.SIG_SETMASK, self.mask)
-            self.channel.send("\n".join(["G", *self.plan.notes]).encode(errors="surrogateescape"))
+            notes = "\n".join(["G", *self.plan.notes]).encode(errors="surrogateescape")
+            socket.send_fds(self.channel, [notes], self.plan.terminals)
+            for handle in self.plan.terminals:
+                os.close(handle)
             self.guest_main(self.channel)
         except BaseException as error:
             self._fail(self.channel, error)

@@ -1,11 +1,11 @@
 """A small process that outlives a killed sentry by a moment and clears up after it.
 
 It holds one end of a socket and waits. The socket's end without a word means that the sentry died: then it
-kills the sandbox's pid 1, gives the caller's terminal back its settings and removes the sandbox's state: that
-which it was told of, and in the state directory whatever bears the sentry's id, since the sentry may die while
-it writes that down (so the guardian is started before). It
-keeps no standard descriptor (a pipeline must not wait for it), only the terminal, and has its own session:
-no ^C, hangup or kill of the caller's process group reaches it.
+kills the sandbox's pid 1, gives the caller's terminal back its settings and foreground and removes the sandbox's
+state: that which it was told of, and in the state directory whatever bears the sentry's id, since the sentry may
+die while it writes that down (so the guardian is started before). It keeps no standard descriptor (a pipeline must
+not wait for it), only the terminal. It stays in the caller's session, or it could not move the terminal's
+foreground, but has a group of its own and blocks all signals: no ^C, hangup or kill of the caller's group ends it.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import os
 import select
 import signal
 import socket
-import termios
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from trapline.platform import setup_calls as calls
+from trapline.platform.caller_terminal import CallerTerminal, is_gone
 from trapline.platform.state_dir import remove_of, remove_tree, start_time
 
 _PATIENCE_MS = 2000  # for a killed sandbox to be gone
@@ -56,12 +56,11 @@ class Guardian:
             pass
 
 
-def start(directory: str = "") -> Guardian:
+def start(directory: str = "", terminal: CallerTerminal | None = None) -> Guardian:
     """Fork the guardian: first, while the process is small, has one thread and holds nothing. OSError.
 
     `directory` is the state directory, prepared, in which entries will be made; "" for none.
     """
-    terminal = next((fd for fd in (0, 1, 2) if os.isatty(fd)), -1)
     ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
     sentry = os.getpid()
     old = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
@@ -79,14 +78,9 @@ def start(directory: str = "") -> Guardian:
     return Guardian(pid, ours)
 
 
-def _guard(sock: socket.socket, terminal: int, sentry: int, directory: str) -> NoReturn:
-    settings = None
-    if terminal >= 0:
-        settings = termios.tcgetattr(terminal)
-        calls.close_all_but([sock.fileno(), terminal])
-    else:
-        calls.close_all_but([sock.fileno()])
-    os.setsid()
+def _guard(sock: socket.socket, terminal: CallerTerminal | None, sentry: int, directory: str) -> NoReturn:
+    calls.close_all_but([sock.fileno()] if terminal is None else [sock.fileno(), terminal.fd])
+    os.setpgid(0, 0)
     os.chdir("/")  # not to keep a file system busy
     calls.set_name(b"trapline-guard")
     started = start_time(sentry)
@@ -105,6 +99,8 @@ def _guard(sock: socket.socket, terminal: int, sentry: int, directory: str) -> N
         for level, kind, data in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 init = array.array("i", data)[0]
+    # What it is like before the caller, whom we mean to restore it for, has been told of the death.
+    left = (terminal.read_settings(), terminal.foreground()) if terminal is not None else None
     if init >= 0:
         try:
             signal.pidfd_send_signal(init, signal.SIGKILL)
@@ -113,14 +109,24 @@ def _guard(sock: socket.socket, terminal: int, sentry: int, directory: str) -> N
         poller = select.poll()
         poller.register(init, select.POLLIN)
         poller.poll(_PATIENCE_MS)
-    if settings is not None:
-        try:
-            # From outside of the terminal's session there is no SIGTTOU. Not before all guests are gone.
-            termios.tcsetattr(terminal, termios.TCSANOW, settings)
-        except (OSError, termios.error):
-            pass
+    if terminal is not None and left is not None:
+        _give_back(terminal, *left)  # not before all guests are gone
     if state:
         remove_tree(state)
     if directory:
         remove_of(directory, sentry, started)
     os._exit(0)
+
+
+def _give_back(terminal: CallerTerminal, settings: list[Any] | None, owner: int) -> None:
+    """The terminal's settings and foreground, unless the caller's shell has them already.
+
+    A shell that controls jobs takes the terminal at once, and one that edits lines sets it anew: to set it then would
+    spoil that. `settings` and `owner` are those that it had when the sentry died.
+    """
+    ours = owner in (terminal.group, -1) or is_gone(owner)
+    if ours and terminal.read_settings() == settings:
+        terminal.restore()
+    owner = terminal.foreground()
+    if owner > 0 and is_gone(owner):
+        terminal.give(terminal.group)

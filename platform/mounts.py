@@ -14,6 +14,7 @@ import os
 import stat
 
 from trapline.platform import setup_calls as calls
+from trapline.platform import terminal_nodes
 from trapline.platform.setup_calls import (
     MS_BIND,
     MS_NODEV,
@@ -58,7 +59,8 @@ class Plan:
     """What to build. Paths are absolute; those of `volumes` are (host, guest, read-only)."""
 
     __slots__ = (
-        "cpus", "notes", "overlay", "privileged", "shared", "source", "stage", "terminal", "upper_count", "volumes",
+        "cpus", "notes", "overlay", "own_group", "own_terminal", "privileged", "shared", "source", "stage", "terminal",
+        "terminal_shown", "terminals", "upper_count", "volumes", "window",
     )  # fmt: skip
 
     def __init__(
@@ -76,7 +78,12 @@ class Plan:
         self.overlay = overlay
         self.shared = shared  # the working directory, if the host's is to be shared
         self.volumes = volumes or []
-        self.terminal = terminal  # the caller's, shown as /dev/console
+        self.terminal = terminal  # the caller's, shown by its name and as /dev/console
+        self.own_terminal = False  # a terminal of the sandbox's own in its place
+        self.window: tuple[int, int, int, int] | None = None  # its struct winsize
+        self.terminals: list[int] = []  # descriptors that the sentry is to keep, or the terminal is gone
+        self.terminal_shown = ""  # the name that it has inside, once it has one
+        self.own_group = ""  # how the first guest's process group is made (caller_terminal.py)
         self.privileged = privileged  # not inside a user namespace of our own
         self.cpus: list[int] = []  # show these CPUs only; empty: all
         self.notes: list[str] = []  # what came out differently than one may expect
@@ -352,13 +359,7 @@ def _devices(plan: Plan, dev: str) -> None:
             mount("mqueue", dev + "/mqueue", "mqueue", MS_NOSUID | MS_NODEV | MS_NOEXEC)
         except OSError:
             os.rmdir(dev + "/mqueue")
-    if plan.terminal:
-        # The new devpts hides the caller's terminal; ttyname(3) searches /dev and finds it here.
-        os.close(os.open(dev + "/console", os.O_CREAT | os.O_WRONLY, 0o600))
-        try:
-            mount(plan.terminal, dev + "/console", None, MS_BIND)
-        except OSError as error:
-            plan.notes.append(f"{plan.terminal} is not shown as /dev/console: {error.strerror}")
+    terminal_nodes.show(plan, dev)
 
 
 def make_read_only(target: str) -> None:

@@ -14,6 +14,7 @@ Sources: namespaces(7), user_namespaces(7), time_namespaces(7), pid_namespaces(7
 
 from __future__ import annotations
 
+import array
 import os
 import select
 import signal
@@ -24,8 +25,10 @@ from typing import NoReturn
 
 from trapline.platform import mounts
 from trapline.platform import setup_calls as calls
+from trapline.platform.caller_terminal import SHARED, CallerTerminal
 from trapline.platform.capabilities import privileged
 from trapline.platform.first_processes import FAILED, Clocks, First, GuestMain, SetupError, explain
+from trapline.platform.terminal_nodes import window_size
 from trapline.sentry.options import DoOptions
 
 __all__ = [
@@ -45,7 +48,7 @@ class Sandbox:
 
     __slots__ = (
         "_report", "boottime_base", "channel", "cpus", "guest_pid", "guest_tid", "ignored", "init_pid", "init_pidfd",
-        "monotonic_base", "notes", "own_time",
+        "monotonic_base", "notes", "own_group", "own_time", "terminals",
     )  # fmt: skip
 
     def __init__(self, channel: socket.socket, report: socket.socket) -> None:
@@ -61,6 +64,8 @@ class Sandbox:
         self.ignored: set[int] = set()  # signals that the guest starts with as ignored, as its caller had
         self.notes: list[str] = []  # what came out differently than one may expect, one line each
         self.cpus: list[int] = []  # those that guests are held to; empty: to none
+        self.own_group = SHARED  # how the first guest's process group was made (caller_terminal.py)
+        self.terminals: list[int] = []  # of the sandbox's own terminal: master, slave; or what reserves a number
 
     def kill(self) -> None:
         """SIGKILL to pid 1, and so by the kernel to all in the sandbox. Not waited for; never an error."""
@@ -73,6 +78,9 @@ class Sandbox:
         """Close the descriptors. Does not end the sandbox."""
         self.channel.close()
         self._report.close()
+        for handle in self.terminals:
+            os.close(handle)
+        self.terminals = []
         if self.init_pidfd >= 0:
             os.close(self.init_pidfd)
             self.init_pidfd = -1
@@ -81,11 +89,12 @@ class Sandbox:
 class Setup:
     """A set-up under way. The sentry can do something else (import what it needs) before `wait`."""
 
-    def __init__(self, report: socket.socket, channel: socket.socket, cpus: list[int]) -> None:
+    def __init__(self, report: socket.socket, channel: socket.socket, plan: mounts.Plan) -> None:
         self._helper = 0
         self._report = report
         self._sandbox = Sandbox(channel, report)
-        self._sandbox.cpus = cpus
+        self._sandbox.cpus = plan.cpus
+        self._sandbox.own_group = plan.own_group
         self._sandbox.ignored = _ignored()
 
     def wait(self) -> Sandbox:
@@ -152,7 +161,7 @@ class Setup:
 
     def _hear_guest(self) -> None:
         # One message at most can be there: the guest waits for an answer after it.
-        message, ancillary, _, _ = self._sandbox.channel.recvmsg(65536, 64)
+        message, ancillary, _, _ = self._sandbox.channel.recvmsg(65536, 128, socket.MSG_CMSG_CLOEXEC)
         if message[:1] == b"E":
             raise SetupError(message[1:].decode(errors="replace"))
         if message[:1] != b"G":
@@ -160,6 +169,8 @@ class Setup:
         for level, kind, data in ancillary:
             if level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
                 self._sandbox.guest_pid = struct.unpack("3i", data[:12])[0]
+            elif level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                self._sandbox.terminals = list(array.array("i", data[: len(data) - len(data) % 4]))
         self._sandbox.notes += [n for n in message[1:].decode(errors="surrogateescape").split("\n") if n]
 
     def _error_of_init(self) -> NoReturn:
@@ -208,6 +219,7 @@ def start(
     guest_main: GuestMain,
     stage: str,
     *,
+    terminal: CallerTerminal | None = None,
     hostname: str = "",
     monotonic_start: int = 0,
     boottime_start: int = 0,
@@ -216,10 +228,12 @@ def start(
     """Fork the helper and return at once.
 
     `guest_main(channel)` runs in the first guest: in its namespaces, root and working directory, with the
-    caller's ids, environment, umask, limits, session, process group, signal mask and ignored signals, with
-    capabilities dropped. It must not return: it waits on the channel (the end of the channel means that the
-    sentry is gone) and executes something. `stage` is an empty directory of the host for the sandbox's own
-    tmpfs. `keep` are further descriptors that guest_main needs. The sandbox's clocks begin at the given
+    caller's ids, environment, umask, limits, session, signal mask and ignored signals, with
+    capabilities dropped. Its process group is the caller's or its own, see `CallerTerminal.group_of_guest`; with
+    `options.tty` it leads a session on a terminal of the sandbox's own. It must not return: it waits on the channel
+    (the end of the channel means that the sentry is gone) and executes something. `stage` is an empty directory of the
+    host for the sandbox's own tmpfs. `keep` are further descriptors that guest_main needs, `terminal` is the caller's.
+    The sandbox's clocks begin at the given
     values, ns.
 
     Call it while the process has one thread, and before changing how signals are handled: the guest gets
@@ -235,9 +249,13 @@ def start(
         source=options.rootfs or "/",
         overlay=options.overlay != "none",
         volumes=options.volumes,
-        terminal=_terminal(),
+        terminal=terminal.name if terminal is not None else "",
         privileged=privileged(),
     )
+    if options.tty:
+        plan.own_terminal, plan.window = True, window_size(terminal)
+    elif terminal is not None:
+        plan.own_group = terminal.group_of_guest()
     if options.cpus:
         from trapline.platform.application_cpus import application_cpus  # few need it
 
@@ -255,7 +273,7 @@ def start(
     first.starts = (monotonic_start, boottime_start)
     first.keep = [0, 1, 2, report_inside.fileno(), channel_inside.fileno(), *inheritable_descriptors(), *keep]
     first.mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    setup = Setup(report, channel, plan.cpus)
+    setup = Setup(report, channel, plan)
     try:
         if plan.privileged:
             setup.adopt(*first.fork_init())
@@ -285,12 +303,3 @@ def _ignored() -> set[int]:
     with open("/proc/self/status", "rb") as file:
         ignored = int(file.read().partition(b"\nSigIgn:")[2].split(None, 1)[0], 16)
     return {number for number in range(1, 65) if ignored >> (number - 1) & 1 and number not in own}
-
-
-def _terminal() -> str:
-    for fd in (0, 1, 2):
-        try:
-            return os.ttyname(fd)
-        except OSError:
-            continue
-    return ""

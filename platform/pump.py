@@ -44,7 +44,10 @@ class Pump:
         self.done = False
         #: More stops may be waiting than were served at once: no SIGCHLD tells of them again.
         self.more_stops = False
-        self.on_user_signal: Callable[[int], None] = lambda number: None
+        #: A signal of those that somebody sends to trapline, and whether it was the host itself.
+        self.on_signal: Callable[[int, bool], None] = lambda number, by_host: None
+        #: Called after each round of stops, when nothing is in progress.
+        self.after_stops: Callable[[], None] = lambda: None
         #: When the batch began, host ns, and the watchdog's clock, which runs from then until the loop waits.
         self.began = 0
         self._end = 0  # of the batch, host ns
@@ -90,18 +93,18 @@ class Pump:
                 named += (value,)
             elif number in (CPU_TIMER, CPU_EVENT, signal.SIGIO):
                 self.engine.cpu_alarm_rang(number, value)
-            elif code != SI_KERNEL:
-                self.on_user_signal(number)
-            # A key of the terminal reached the guests by itself; like a shell we wait for what they do.
+            else:
+                self.on_signal(number, code == SI_KERNEL)
         if named:
             self._stops(named)
 
     def _stops(self, named: tuple[int, ...] = ()) -> int:
         served = self.engine.serve_stops(STOPS, named)
         self.more_stops = served >= STOPS
+        self.after_stops()
         return served
 
-    def _walk(self) -> int:
+    def walk(self) -> int:
         """Look for stops that no SIGCHLD told of; how many there were."""
         self.engine.sources.walk()
         return self._stops()
@@ -178,8 +181,8 @@ class Pump:
                 self._end = self.began + BATCH_NS
                 self.arm()
             if self.more_stops:
-                self._walk()
-            elif not events and not (sources.unsure and self._walk()):
+                self.walk()
+            elif not events and not (sources.unsure and self.walk()):
                 return
             for fd, flags in events:
                 action = serve.get(fd)

@@ -3,62 +3,103 @@
 from __future__ import annotations
 
 import os
+import resource
+import signal
 from typing import TYPE_CHECKING
 
-from trapline.platform import bpf, features, guardian, guest_start, namespaces, state_dir
+from trapline.platform import bpf, caller_terminal, features, guardian, guest_start, namespaces, state_dir
+from trapline.platform.caller_terminal import CallerTerminal
 from trapline.sentry.log import say
 from trapline.sentry.options import DoOptions
 from trapline.sentry.syscalls import registry
 
 if TYPE_CHECKING:
+    from trapline.platform.own_terminal import OwnTerminal
     from trapline.platform.session import Session
 
 FAILED = 125
 
 
 def run_sandbox(options: DoOptions) -> int:
-    """Run a command in a sandbox of its own; the exit status as a shell gives it (128+N for signal N)."""
+    """Run a command in a sandbox of its own; the exit status as a shell gives it (128+N for signal N).
+
+    Where there is a terminal it does not return for a command that died of a signal, but dies of the same.
+    """
     try:
         path = state_dir.prepare(options.state_dir)
     except state_dir.StateDirError as error:
         return _fail(str(error))
     state_dir.remove_stale(path)
-    watcher = guardian.start(path)
-    entry = None
+    terminal = caller_terminal.find()
+    watcher = guardian.start(path, terminal)
+    entry = own = None
     try:
+        own = _own_terminal(options, terminal)
         entry = state_dir.create(path, options.command, options.platform)
-        return _run(options, entry, watcher)
-    except state_dir.StateDirError as error:
+        status, killed = _run(options, entry, watcher, terminal, own)
+    except (state_dir.StateDirError, namespaces.SetupError) as error:
         return _fail(str(error))
     finally:
+        if own is not None:
+            own.close()
         if entry is not None:
             entry.remove()
         watcher.finish()
+    if killed and terminal is not None:
+        _end_by(killed)
+    return status
 
 
-def _run(options: DoOptions, entry: state_dir.Entry, watcher: guardian.Guardian) -> int:
+def _own_terminal(options: DoOptions, terminal: CallerTerminal | None) -> OwnTerminal | None:
+    if not options.tty:
+        return None
+    from trapline.platform.own_terminal import OwnTerminal
+
+    try:
+        return OwnTerminal(options, terminal)
+    except OSError as error:
+        flag = "--console-socket" if error.filename == options.console_socket else "--record"
+        raise namespaces.SetupError(f"{flag} {error.filename}: {error.strerror}") from None
+
+
+def _end_by(number: int) -> None:
+    """Die of the signal that the command died of. A shell then says to its user what it says natively, and the loop of
+    a script ends with ^C, which it does only when what it waits for died of that."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    try:
+        if number != signal.SIGKILL:
+            signal.signal(number, signal.SIG_DFL)
+    except ValueError:
+        return  # one that Python hides (32, 33)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [number])
+    os.kill(os.getpid(), number)
+
+
+def _run(
+    options: DoOptions,
+    entry: state_dir.Entry,
+    watcher: guardian.Guardian,
+    terminal: CallerTerminal | None,
+    own: OwnTerminal | None,
+) -> tuple[int, int]:
+    """(exit status, the signal that the command died of or 0). SetupError."""
     use_notifications = options.platform == "seccomp"
     program = bpf.build(registry.effective_table(), options.platform)
     environment = options.environment(dict(os.environb))
     killable = bool(features.Features(options.without).wait_killable_recv)
     cores = options.core_dir is not None
     guest_main = guest_start.make(options.command, environment, program, use_notifications, killable, cores)
-    try:
-        setup = namespaces.start(options, guest_main, entry.stage)
-        # The set-up needs some milliseconds of another process's: import what we need meanwhile.
-        from trapline.platform.session import Session
+    setup = namespaces.start(options, guest_main, entry.stage, terminal=terminal)
+    # The set-up needs some milliseconds of another process's: import what we need meanwhile.
+    from trapline.platform.session import Session
 
-        sandbox = setup.wait()
-    except namespaces.SetupError as error:
-        return _fail(str(error))
+    sandbox = setup.wait()
     entry.record_init(sandbox.init_pid)
     watcher.watch(sandbox.init_pidfd, entry.path)
     session: Session | None = None
     try:
-        session = Session(options, sandbox, features)
-        return session.run()
-    except namespaces.SetupError as error:
-        return _fail(str(error))
+        session = Session(options, sandbox, features, terminal, own)
+        return session.run(), session.killed_by
     finally:
         sandbox.kill()
         if session is not None:

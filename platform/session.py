@@ -7,13 +7,14 @@ import os
 import resource
 import signal
 import socket
-import termios
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 from trapline.platform import ptrace_calls as pt
 from trapline.platform import stop_tasks, vdso_setup
+from trapline.platform.caller_terminal import ORPHANED, SHARED, CallerTerminal
 from trapline.platform.engine import Engine
+from trapline.platform.job_control import STOPS, JobControl
 from trapline.platform.namespaces import Sandbox, SetupError
 from trapline.platform.notifications import Listener
 from trapline.platform.pump import Pump
@@ -32,16 +33,24 @@ from trapline.sentry.protocol import Gone
 from trapline.sentry.syscalls import handlers, table
 from trapline.sentry.syscalls.dispatch import Dispatcher
 from trapline.sentry.time.parameter_page import ParameterPage
-from trapline.sentry.time.timekeeper import MONOTONIC_RAW
+from trapline.sentry.time.timekeeper import MONOTONIC_RAW, NSEC, REALTIME
 
 if TYPE_CHECKING:
+    from trapline.platform.own_terminal import OwnTerminal
     from trapline.platform.watchdog import Watchdog
 
 
 class Session:
     """See the module."""
 
-    def __init__(self, options: DoOptions, sandbox: Sandbox, features: ModuleType) -> None:
+    def __init__(
+        self,
+        options: DoOptions,
+        sandbox: Sandbox,
+        features: ModuleType,
+        terminal: CallerTerminal | None = None,
+        own_terminal: OwnTerminal | None = None,
+    ) -> None:
         self.options = options
         self.sandbox = sandbox
         try:
@@ -53,6 +62,7 @@ class Session:
         self.engine: Engine = SeccompEngine() if options.platform == "seccomp" else Engine()
         state = KernelState()
         state.init_uid = os.getuid()
+        state.init_sid = 1 if sandbox.own_group == ORPHANED else 0
         state.cpus = options.cpus or len(os.sched_getaffinity(0))
         state.allowed_cpus = sandbox.cpus
         state.clock.rate_num, state.clock.rate_den = options.clock_rate
@@ -75,13 +85,19 @@ class Session:
         self.kernel.on_root_exit = self._root_ended
         self.root_status = -1
         self.error = ""
+        self.killed_by = 0  # the signal that the first guest died of
         self.forwarded = False
-        self.terminal = termios.tcgetattr(0) if os.isatty(0) else None
+        self._reaped = False
         self.signals = SignalDescriptor()
         self._listen(features)
         self._prepare_vdso()
         self.pump = Pump(self.engine, self.signals)
-        self.pump.on_user_signal = self._forward
+        self.pump.on_signal = self._signal
+        #: Where guests have a terminal of their own, the caller's has nothing to do with them.
+        self.own_terminal = own_terminal
+        self.jobs: JobControl | None = None
+        if terminal is not None and own_terminal is None:
+            self.jobs = JobControl(terminal, self.pump, sandbox.guest_pid, sandbox.own_group)
         self.watchdog = self._watch() if options.watchdog else None
         self.engine.child_ended = self._child_ended  # type: ignore[method-assign]
         self.tracing = None
@@ -152,8 +168,15 @@ class Session:
         """Start the guest's program and serve until it has ended; the exit status."""
         host = self.sandbox.guest_pid
         self._adopt(host)
+        self._start_terminal()
         self.sandbox.channel.send(b"g")
         self.pump.run()
+        if self.jobs is not None:
+            self.jobs.closing()
+        if self.jobs is not None or self.own_terminal is not None:
+            # What is said below is for a terminal that is the caller's again.
+            self.sandbox.kill()
+            self.reap_all()
         status = self._exit_status()
         self._report()
         return status
@@ -164,7 +187,10 @@ class Session:
         except (Gone, OSError) as error:
             raise SetupError(f"the first guest cannot be traced: {error}") from None
         group, tid, _, _ = stop_tasks.read_ids(host)
-        task = task_clone.first_task(self.kernel, tid, ppid=1, pgid=0, sid=0, mask=_blocked(host))
+        # The session and the group of the caller's are outside, and show as 0.
+        sid = tid if self.own_terminal is not None else 0
+        pgid = tid if sid or self.sandbox.own_group != SHARED else 0
+        task = task_clone.first_task(self.kernel, tid, ppid=1, pgid=pgid, sid=sid, mask=_blocked(host))
         task_group = self.kernel.group(task)
         for number in self.sandbox.ignored:
             task_group.actions[number] = SigAction(handler=SIG_IGN)
@@ -177,15 +203,52 @@ class Session:
         if self.tracing is not None:
             self.tracing.attach(first, quiet=True)
 
+    def _start_terminal(self) -> None:
+        if self.jobs is not None:
+            self.jobs.begin()
+        if self.own_terminal is not None:
+            try:
+                self.own_terminal.start(self.sandbox.terminals, self.kernel.keeper.now(REALTIME) // NSEC)
+            except OSError as error:
+                raise SetupError(f"the terminal cannot be handed over: {error.strerror}") from None
+
     def _root_ended(self, status: int) -> None:
         """The first guest is dead: like a container's, its sandbox ends with it."""
         self.root_status = status
         self.pump.done = True
 
     def _child_ended(self, host: int, status: int) -> None:
+        if self.own_terminal is not None and self.own_terminal.ended(host, status):
+            return  # its guests hear of it by a hangup
         if host == self.sandbox.init_pid and not self.pump.done:
             self.error = "the sandbox's init was killed"
             self.pump.done = True
+
+    def _signal(self, number: int, by_host: bool) -> None:
+        """A signal to trapline: somebody sent it, or the host, to trapline's process group (a key of the terminal)."""
+        jobs = self.jobs
+        if number == signal.SIGCONT:
+            if jobs is not None:
+                jobs.continued()
+            else:
+                self._send_root(number)
+        elif number in STOPS:
+            if jobs is None:
+                self._send_root(number)
+            elif by_host:
+                jobs.key(number)
+            else:
+                jobs.stop(number)
+        elif by_host and jobs is not None:
+            jobs.key(number)
+        elif not by_host or self.own_terminal is not None:
+            self._forward(number)
+
+    def _send_root(self, number: int) -> None:
+        try:
+            self.kernel.send_signal(self.kernel.state.root_tgid, SigInfo(signo=number, code=0))
+        except (OSError, Gone):
+            return
 
     def _forward(self, number: int) -> None:
         """A signal that somebody sent to trapline itself goes to the first guest; a second one ends the sandbox,
@@ -195,15 +258,15 @@ class Session:
             self.pump.done = True
             return
         self.forwarded = True
-        try:
-            self.kernel.send_signal(self.kernel.state.root_tgid, SigInfo(signo=number, code=0))
-        except (OSError, Gone):
-            return
+        self._send_root(number)
 
     def reap_all(self) -> None:
         """After the sandbox was killed: take every death, its init's last. The init cannot end before its
         processes are reaped, and a traced one is reaped by its tracer first, also one that was never known
         here (a child whose parent died before its clone was reported)."""
+        if self._reaped:
+            return
+        self._reaped = True
         while True:
             host, status = pt.wait_for_any()
             if host < 0:
@@ -214,6 +277,12 @@ class Session:
                 break
             if host in self.engine.tracees:
                 self.engine.serve_stop(host, status)
+            elif self.own_terminal is not None:
+                self.own_terminal.ended(host, status)
+        if self.own_terminal is not None:
+            self.own_terminal.finish()
+        if self.jobs is not None:
+            self.jobs.end(os.WIFSIGNALED(self.root_status))
         if self.watchdog is not None:
             self.watchdog.close()
         if self.recorder is not None:
@@ -238,22 +307,9 @@ class Session:
             return 125
         status = self.root_status
         if os.WIFSIGNALED(status):
-            self._restore_terminal()
-            return 128 + os.WTERMSIG(status)
+            self.killed_by = os.WTERMSIG(status)
+            return 128 + self.killed_by
         return os.WEXITSTATUS(status)
-
-    def _restore_terminal(self) -> None:
-        """A guest that was killed could not put the terminal's settings back; a shell, which would, sees only
-        our exit status."""
-        if self.terminal is None:
-            return
-        before = signal.signal(signal.SIGTTOU, signal.SIG_IGN)
-        try:
-            termios.tcsetattr(0, termios.TCSADRAIN, self.terminal)
-        except termios.error:
-            pass  # hung up
-        finally:
-            signal.signal(signal.SIGTTOU, before)
 
     def _report(self) -> None:
         for path in self.engine.cores.written if self.engine.cores is not None else ():

@@ -13,6 +13,7 @@ from trapline.platform.task_clock_events import SIGNAL as CPU_EVENT
 #: SIGIO comes in place of a CPU event's own signal when the queue is full (fcntl(2), F_SETSIG).
 WATCHED = (
     signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGIO, CPU_TIMER, CPU_EVENT,
+    signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU, signal.SIGCONT,
 )  # fmt: skip
 SI_KERNEL = 0x80
 _SIZE = 128
@@ -25,9 +26,9 @@ _libc = ctypes.CDLL(None, use_errno=True)
 class SignalDescriptor:
     """Blocks the watched signals in this process and reads them instead."""
 
-    def __init__(self) -> None:
-        self._before = signal.pthread_sigmask(signal.SIG_BLOCK, WATCHED)
-        mask = ctypes.c_uint64(sum(1 << (s - 1) for s in WATCHED))
+    def __init__(self, watched: tuple[int, ...] = WATCHED) -> None:
+        self._before = signal.pthread_sigmask(signal.SIG_BLOCK, watched)
+        mask = ctypes.c_uint64(sum(1 << (s - 1) for s in watched))
         self.fd = _libc.signalfd(-1, ctypes.byref(mask), os.O_NONBLOCK | os.O_CLOEXEC)
         if self.fd < 0:
             raise OSError(ctypes.get_errno(), "signalfd")

@@ -72,6 +72,8 @@ def delivery_stop(e: Engine, t: Tracee, signo: int) -> None:
     info = pack_siginfo(delivery.info)
     e.watch.delivered(t, info)
     pt.set_siginfo(t.host, info)
+    if delivery.stop and task.tgid == kernel.state.root_tgid:
+        e.root_stop_code = delivery.info.code
     if delivery.core and e.cores is not None and e.cores.dump(e, t, info):
         kernel.group(task).core_dumped = True
     poke_again(e, t)

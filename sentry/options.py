@@ -38,6 +38,10 @@ class DoOptions(msgspec.Struct):
     stats_json: str | None = None
     core_dir: str | None = None  # where core files go; None: wherever the host's core_pattern says
     watchdog: float = 3.0  # seconds after which a handler that still runs is reported; 0: never
+    tty: bool = False  # the first guest gets a terminal of the sandbox's own
+    console_socket: str | None = None  # where its master is sent
+    record: str | None = None  # asciicast file of it
+    record_input: bool = False  # with what is typed
     clock_rate: tuple[int, int] = (1, 1)  # sandbox time per host time, for tests
     strace: StraceOptions | None = None
     without: set[str] = set()  # features of the host not to be used, for tests (platform/features.py)

@@ -81,6 +81,12 @@ def _file(text: str) -> str:
     return path
 
 
+def _socket(text: str) -> str:
+    if not text:
+        raise ValueError("takes the path of a unix socket that somebody listens on")
+    return os.path.abspath(text)
+
+
 def _rate(text: str) -> tuple[int, int]:
     """`0.5` or `1/2` as a reduced fraction; between a thousandth and a thousand."""
     from math import gcd
@@ -136,6 +142,19 @@ FLAGS = (
     Flag("--log-format", help="Lines of text or of JSON.", choices=("text", "json"), default="text"),
     Flag("--debug", help="Log more."),
     Flag("--core-dir", "DIR", "Write core files of programs that crash into this directory.", parse=_directory),
+    Flag(
+        "--tty",
+        help="Give the command a terminal of its own, whatever standard input is; see docs/terminals.md.",
+        short="-t",
+    ),
+    Flag(
+        "--console-socket",
+        "SOCKET",
+        "Give it a terminal, and send the other side to this unix socket, as OCI runtimes do.",
+        parse=_socket,
+    ),
+    Flag("--record", "FILE", "Give it a terminal, and write the session as an asciicast (v2).", parse=_file),
+    Flag("--record-input", help="Record what is typed, too: passwords included."),
     Flag("--state-dir", "DIR", "Where running sandboxes are written down."),
     Flag("--stats", help="Print counters of the system calls at the end."),
     Flag("--stats-json", "FILE", "Write the counters as JSON.", parse=_file),
@@ -161,6 +180,10 @@ def options(words: list[str]) -> DoOptions | None:
         raise UsageError(f"there is no command: {USAGE}")
     if not command[0]:
         raise UsageError("the command is empty")
+    if values["record"] and values["console_socket"]:
+        raise UsageError("--record and --console-socket both want the terminal's other side: choose one")
+    if values["record_input"] and not values["record"]:
+        raise UsageError("--record-input needs --record FILE")
     return DoOptions(
         command=command,
         rootfs=values["rootfs"],
@@ -180,6 +203,10 @@ def options(words: list[str]) -> DoOptions | None:
         strace=_strace(values),
         core_dir=values["core_dir"],
         watchdog=values["watchdog"],
+        tty=bool(values["tty"] or values["record"] or values["console_socket"]),
+        console_socket=values["console_socket"],
+        record=values["record"],
+        record_input=bool(values["record_input"]),
         clock_rate=values["clock_rate"] or (1, 1),
         without=_without(values["without"]),
     )

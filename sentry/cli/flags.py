@@ -21,10 +21,10 @@ class UsageError(Exception):
 class Flag:
     """One flag. Without a metavar it takes no value and yields True.
 
-    `parse` turns the text into the value and raises ValueError with what would be right.
+    `parse` turns the text into the value and raises ValueError with what would be right. `short`: another name.
     """
 
-    __slots__ = ("choices", "default", "help", "hidden", "metavar", "name", "parse", "repeat")
+    __slots__ = ("choices", "default", "help", "hidden", "metavar", "name", "parse", "repeat", "short")
 
     def __init__(
         self,
@@ -37,8 +37,10 @@ class Flag:
         parse: Callable[[str], Any] | None = None,
         repeat: bool = False,
         hidden: bool = False,
+        short: str = "",
     ) -> None:
         self.name = name  # with its dashes
+        self.short = short
         self.metavar = "|".join(choices) if choices else metavar
         self.help = help
         self.choices = choices
@@ -78,7 +80,7 @@ def parse(flags: Sequence[Flag], words: Sequence[str]) -> tuple[dict[str, Any], 
 
     `--help` and `-h` need not be declared and yield help=True, whereupon the rest is not looked at.
     """
-    known = {flag.name: flag for flag in flags}
+    known = {name: flag for flag in flags for name in (flag.name, flag.short) if name}
     values: dict[str, Any] = {_key(f.name): list(f.default) if f.repeat else f.default for f in flags}
     values["help"] = False
     pieces, rest = walk(flags, words)
@@ -92,7 +94,7 @@ def parse(flags: Sequence[Flag], words: Sequence[str]) -> tuple[dict[str, Any], 
             visible = [f.name for f in flags if not f.hidden] + ["--help"]
             hint = did_you_mean(name, visible) or ": see --help"
             raise UsageError(f"there is no flag {name}{hint}")
-        key = _key(name)
+        key = _key(flag.name)
         if not flag.metavar:
             if equals:
                 raise UsageError(f"{name} takes no value")
@@ -138,7 +140,7 @@ def help_text(usage: str, summary: str, flags: Sequence[Flag], more: str = "") -
     """A verb's help. `more` follows the flags as it is."""
     lines = [f"usage: {usage}", "", *_wrapped(summary, 0)]
     shown = [f for f in flags if not f.hidden]
-    rows = [(f"{f.name} {f.metavar}".strip(), _with_default(f)) for f in shown]
+    rows = [(f"{f.short + ', ' if f.short else ''}{f.name} {f.metavar}".strip(), _with_default(f)) for f in shown]
     rows.append(("--help", "Print this."))
     left = min(34, max(len(row[0]) for row in rows)) + 4
     lines += ["", "flags:"]

@@ -72,6 +72,8 @@ class Kernel:
         self.time_on_exec: Callable[[ThreadGroup], None] = lambda group: None
         self.time_on_group_exit: Callable[[ThreadGroup], None] = lambda group: None
         self.on_root_exit: Callable[[int], None] = lambda status: None
+        #: The first process was stopped by this signal: whoever started the sandbox is told.
+        self.on_root_stop: Callable[[int], None] = lambda signo: None
         self.log: Callable[[str], None] = lambda text: None
         #: Shows the user a line, whatever is logged where; see `tell_once`.
         self.tell: Callable[[str], None] = lambda text: None

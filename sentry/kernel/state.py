@@ -197,6 +197,7 @@ class KernelState(msgspec.Struct, dict=True):
     allowed_cpus: list[int] = []  # the host's CPUs that guests are held to, ascending; empty: to none
     root_tgid: int = 0
     init_uid: int = 0  # the user whose the sandbox's init is
+    init_sid: int = 0  # its session: 0, the caller's, or 1
 
     @cached_property
     def tasks(self) -> dict[int, Task]:

@@ -24,6 +24,8 @@ def thread_stopped(kernel: Kernel, task: Task, signo: int) -> None:
         group.stop_signal = group.stop_report = signo
         group.continue_report = False
         task_exit.notify_parent_of_change(kernel, group, continued=False)
+        if group.tgid == kernel.state.root_tgid:
+            kernel.on_root_stop(signo)
 
 
 def thread_goes_on(task: Task) -> None:

@@ -173,14 +173,15 @@ def hung_up(kernel: Kernel, group: ThreadGroup) -> None:
 
 def is_orphaned(kernel: Kernel, pgid: int) -> bool:
     """Whether no member of a process group has a parent in another group of the same session: nobody would continue it
-    when it stops (Linux will_become_orphaned_pgrp). The sandbox's init is of the caller's group and session, 0."""
+    when it stops (Linux will_become_orphaned_pgrp). The sandbox's init is of the caller's group and session, 0, or of
+    a session of its own."""
     groups = kernel.state.groups
     for tgid in kernel.state.process_groups.get(pgid, ()):
         member = groups[tgid]
         if member.exit_status >= 0:
             continue
         parent = groups.get(member.ppid)
-        parent_pgid, parent_sid = (parent.pgid, parent.sid) if parent is not None else (0, 0)
+        parent_pgid, parent_sid = (parent.pgid, parent.sid) if parent is not None else (0, kernel.state.init_sid)
         if parent_pgid != pgid and parent_sid == member.sid:
             return False
     return True
@@ -199,5 +200,5 @@ def session_of_group(kernel: Kernel, pgid: int) -> int:
     if group is not None:
         return group.sid
     if pgid == INIT:
-        return 0
+        return state.init_sid
     return -1 if any([group.sid == pgid for group in state.groups.values()]) else -2

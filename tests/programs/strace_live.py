@@ -18,14 +18,14 @@ original = session.Session.run
 def run(self):
     tracing = Tracing(self.engine, self.dispatcher, StraceOptions(output=log))
 
-    def switch(number):
+    def switch(number, by_host):
         for t in list(self.engine.tracees.values()):
             if number == signal.SIGHUP:
                 tracing.attach(t)
             elif number == signal.SIGQUIT:
                 tracing.detach(t)
 
-    self.pump.on_user_signal = switch
+    self.pump.on_signal = switch
     try:
         return original(self)
     finally:

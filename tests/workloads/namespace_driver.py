@@ -18,7 +18,7 @@ import time
 from typing import NoReturn
 
 # All imports come before the change of user: Python itself may lie in a directory that is root's.
-from trapline.platform import guardian, namespaces, state_dir
+from trapline.platform import caller_terminal, guardian, namespaces, state_dir
 from trapline.sentry.options import DoOptions
 
 
@@ -37,7 +37,8 @@ def main() -> int:
     options.without = set(options.without)
     path = state_dir.prepare(options.state_dir)
     entry = state_dir.create(path, options.command)
-    watcher = guardian.start()
+    terminal = caller_terminal.find()
+    watcher = guardian.start(terminal=terminal)
     watcher.watch(-1, entry.path)
 
     def guest_main(channel: socket.socket) -> NoReturn:
@@ -60,7 +61,9 @@ def main() -> int:
     status = 0
     try:
         hostname = job.get("hostname", "")
-        sandbox = namespaces.start(options, guest_main, entry.stage, hostname=hostname).wait()
+        sandbox = namespaces.start(
+            options, guest_main, entry.stage, terminal=terminal, hostname=hostname
+        ).wait()
     except namespaces.SetupError as error:
         print(f"error: {error}", file=sys.stderr)
         entry.remove()
@@ -73,6 +76,8 @@ def main() -> int:
         return 125
     watcher.watch(sandbox.init_pidfd, entry.path)
     entry.record_init(sandbox.init_pid)
+    if sandbox.own_group:
+        terminal.give(sandbox.guest_pid)
     facts = json.loads(sandbox.channel.recv(65536))
     with open(f"/proc/{sandbox.guest_pid}/status") as file:
         lines = dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)

@@ -406,15 +406,21 @@ def heard(main: int, pattern: str, seconds: float = 10) -> str:
 
 
 def test_the_callers_terminal(place: Place, terminal: tuple[int, int]) -> None:
-    """It is the controlling terminal, has a name, and new terminals can be made beside it."""
+    """It is the controlling terminal, has its own name, which no other terminal gets, and is /dev/console too."""
     main, other = terminal
+    name = os.ttyname(other)
+    number = int(name.removeprefix("/dev/pts/"))
     if IS_ROOT and place.user is not None:
         os.fchown(other, place.user, place.user)
     process = place.start(
-        "tty; echo to-tty > /dev/tty; ls -l /dev/console; echo end", popen=on_terminal(main, other)
+        "tty; readlink /proc/self/fd/1; echo to-tty > /dev/tty; ls -l /dev/console; "
+        f"python3 -c 'import os; a = [os.openpty()[1] for _ in range({number + 1})]; print(*map(os.ttyname, a))'; echo end",
+        popen=on_terminal(main, other),
     )
-    text = heard(main, "end")
-    assert "/dev/console" in text and "to-tty" in text and "crw" in text
+    lines = heard(main, "end").split()
+    assert lines[:3] == [name, name, "to-tty"] and lines[3].startswith("crw"), lines
+    made = lines[lines.index("/dev/console") + 1 : lines.index("end")]
+    assert len(made) == len(set(made)) == number + 1 and name not in made, lines
     process.wait(10)
 
 
