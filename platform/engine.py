@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from trapline.sentry.kernel.kernel import Kernel
     from trapline.sentry.syscalls.dispatch import Dispatcher
 
+#: So often a thread is asked whether it has come to the delivery stop of its own signal: 0.1 ms.
+SOON = 100
 _STOP_SIGNALS = frozenset({signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU})
 _SIGTRAP = 5
 #: A notification: id, host tid, number, arguments, instruction pointer.
@@ -55,11 +57,15 @@ class Engine(HostServices):
         #: The task whose notification is being served, and by which signal it was poked meanwhile.
         self.serving = 0
         self.poked_caller = 0
+        #: The task whose call arrived by a stop and is being entered, and (host id) who sent itself a signal.
+        self.entering = self.self_poked = 0
         #: Calls that were received while something else was waited for.
         self.held_back: list[Note] = []
         #: Tasks that stood at their first stop before their creator's event, and with which signal.
         self.early: dict[int, int] = {}
         self.stillborn: set[int] = set()
+        #: Unknown tasks whose death was taken: killed before their creator's event told of them.
+        self.died_early: set[int] = set()
         #: By which signals processes were poked as a whole, until a thread stops for it.
         self.poked_groups: dict[int, int] = {}
         #: By process, the thread that is to hand signals to the host's queue.
@@ -163,6 +169,8 @@ class Engine(HostServices):
             served += 1
             self.stops += 1
             self.serve_stop(host, status)
+            if self.self_poked:
+                self.serve_self_poked()
             if len(self.tracees) == 1 and host in self.tracees and not (
                 self.early or self.stillborn or self.deferred
             ):
@@ -175,6 +183,24 @@ class Engine(HostServices):
             unannounced.settle(self)
         return served
 
+    def serve_self_poked(self) -> None:
+        """Who sent itself a signal takes it before anybody else's call is served, if it comes to its stop soon.
+
+        What goes wrong otherwise: natively a thread takes its own signal before its call returns. Here a thread that
+        calls without a pause (sigaction(2) with a handler and SIG_IGN in turn) would always be served between the
+        sending and the delivery, and the signal be dropped, for ever.
+        """
+        host, self.self_poked = self.self_poked, 0
+        if len(self.tracees) == 1:
+            return
+        for _ in range(SOON):
+            status = pt.wait_now(host)
+            if status is not None:
+                self.stops += 1
+                self.serve_stop(host, status)
+                return
+            os.sched_yield()
+
     def serve_stop(self, host: int, status: int) -> None:
         """Serve one wait status."""
         try:
@@ -183,6 +209,7 @@ class Engine(HostServices):
                 if host in self.tracees or host in self.early or host in self.stillborn:
                     stop_tasks.died(self, host, status, rusage)
                 else:
+                    self.died_early.add(host)
                     self.child_ended(host, status)
                 return
             t = self.tracees.get(host)
@@ -302,6 +329,8 @@ class Engine(HostServices):
             if tid == self.serving:
                 self.poked_caller = self.poked_caller or signo  # by whoever serves it, before it is answered
             else:
+                if tid == self.entering:
+                    self.self_poked = t.host
                 pokes.poke_thread(t.host_group, t.host, signo)
 
     def poke_process(self, tgid: int, signo: int) -> None:

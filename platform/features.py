@@ -322,6 +322,13 @@ FEATURES: dict[str, Feature] = {
             _since(6, 17),
         ),
         Feature(
+            "pidns_ioctl",
+            "the sandbox's ids of new tasks by one call",
+            "reading /proc/PID/status, 20 us for each fork",
+            "kernel 6.11 or later",
+            _since(6, 11),
+        ),
+        Feature(
             "vdso",
             "clocks that guests read without a call",
             "real calls",

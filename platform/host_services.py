@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
 import struct
 import time
 from typing import TYPE_CHECKING
 
 from trapline.platform.cpu_alarms import CpuAlarms
+from trapline.platform.task_ids import read_ids
 from trapline.sentry.kernel.tty import DEVICE, OUTSIDE, Terminal
 from trapline.sentry.protocol import Gone
 
@@ -28,6 +30,7 @@ _SYS_PIDFD_OPEN, _SYS_PIDFD_GETFD, _SYS_SCHED_GETAFFINITY = 434, 438, 204
 _TIOCGDEV, _TIOCGSID, _F_GETFL = 0x80045432, 0x5429, 3
 _PTMX, _DEV_TTY = os.makedev(5, 2), os.makedev(5, 0)
 _PROC_SUPER_MAGIC = 0x9FA0  # linux/magic.h
+_NS_GET_PID_IN_PIDNS = 0x8004B708  # linux/nsfs.h
 TFD_ABSTIME, TFD_CANCEL_ON_SET = 1, 2
 _NS = 1_000_000_000
 _TIMEX_SIZE = 208
@@ -70,6 +73,8 @@ class HostServices:
         self.init_host = 0  # the sandbox's init, which is no tracee
         self._devpts: int | None = None  # see _own_devpts
         self._tick = os.sysconf("SC_CLK_TCK")
+        #: The sandbox's pid namespace where the host translates ids (Linux 6.11), else -1.
+        self.pid_namespace = -1
 
     def find(self, tid: int) -> Tracee:
         raise NotImplementedError
@@ -81,6 +86,20 @@ class HostServices:
     def tid_of(self, host: int) -> int:
         """A thread's id in the sandbox; 0 when it is not known."""
         raise NotImplementedError
+
+    # -- ids
+    def open_pid_namespace(self) -> None:
+        """Have the host translate ids, once `init_host` is set."""
+        self.pid_namespace = os.open(f"/proc/{self.init_host}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+
+    def tid_inside(self, host: int) -> int:
+        """The id in the sandbox of any of its tasks, a zombie too. Gone."""
+        if self.pid_namespace < 0:
+            return read_ids(host)[1]
+        try:
+            return fcntl.ioctl(self.pid_namespace, _NS_GET_PID_IN_PIDNS, host)
+        except OSError:
+            raise Gone(host) from None
 
     # -- clocks and timers
     def open_alarms(self) -> dict[int, int]:

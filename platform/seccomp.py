@@ -67,6 +67,8 @@ class SeccompEngine(Engine):
                 if reply == 0 and self.killable and pokes.pokes_itself(t, nr, args, signo, alone):
                     t.self_sent = signo
                     self.listener.go_on(ident)
+                    self.self_poked = host
+                    self.serve_self_poked()
                     return
                 pokes.poke_thread(t.host_group, t.host, signo)
             if isinstance(reply, int):

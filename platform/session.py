@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from trapline.platform import ptrace_calls as pt
-from trapline.platform import stop_tasks, vdso_setup
+from trapline.platform import vdso_setup
 from trapline.platform.caller_terminal import ORPHANED, SHARED, CallerTerminal
 from trapline.platform.engine import Engine
 from trapline.platform.job_control import STOPS, JobControl
@@ -20,6 +20,7 @@ from trapline.platform.notifications import Listener
 from trapline.platform.pump import Pump
 from trapline.platform.seccomp import SeccompEngine
 from trapline.platform.signal_descriptor import SignalDescriptor
+from trapline.platform.task_ids import read_ids
 from trapline.platform.tracee import Tracee
 from trapline.platform.vdso_image import VdsoImage
 from trapline.platform.vdso_setup import VdsoSetup
@@ -78,6 +79,8 @@ class Session:
         self.dispatcher.name_of = table.name_of
         self.engine.kernel = self.kernel
         self.engine.init_host = sandbox.init_pid
+        if features.Features(options.without).pidns_ioctl:
+            self.engine.open_pid_namespace()
         self.engine.cpu_alarms.events = "perf_event" not in options.without
         self.engine.dispatcher = self.dispatcher
         self.engine.log = self.kernel.log = self.log.warning
@@ -186,7 +189,7 @@ class Session:
             pt.call(pt.PTRACE_SEIZE, host, 0, pt.OPTIONS)
         except (Gone, OSError) as error:
             raise SetupError(f"the first guest cannot be traced: {error}") from None
-        group, tid, _, _ = stop_tasks.read_ids(host)
+        group, tid, _ = read_ids(host)
         # The session and the group of the caller's are outside, and show as 0.
         sid = tid if self.own_terminal is not None else 0
         pgid = tid if sid or self.sandbox.own_group != SHARED else 0

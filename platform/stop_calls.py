@@ -67,7 +67,11 @@ def entry(e: Engine, t: Tracee) -> None:
         no_handler_ran(t.task)
     args = (regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9)
     t.nr, t.args = nr, args
-    reply = e.dispatcher.enter(t.task, nr, args, regs.rip)
+    e.entering = t.tid
+    try:
+        reply = e.dispatcher.enter(t.task, nr, args, regs.rip)
+    finally:
+        e.entering = 0
     apply_at_entry(e, t, reply)
 
 

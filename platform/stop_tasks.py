@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from trapline.platform import ptrace_calls as pt
 from trapline.platform import stop_calls, stop_signals
+from trapline.platform.task_ids import is_traced
 from trapline.platform.tracee import Tracee
 from trapline.sentry.kernel import task_clone, task_exec, task_exit
 from trapline.sentry.kernel.signals import SIGCHLD, SIGKILL
@@ -19,28 +20,6 @@ if TYPE_CHECKING:
 
 CSIGNAL = 0xFF
 _SIGTRAP = 5
-
-
-def read_ids(host: int) -> tuple[int, int, int, int]:
-    """(host thread group, tid in the sandbox, host parent, host tracer or 0) from /proc/PID/status. Gone."""
-    try:
-        fd = os.open(f"/proc/{host}/status", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        raise Gone(host) from None
-    try:
-        text = os.read(fd, 4096)
-    except OSError:
-        raise Gone(host) from None
-    finally:
-        os.close(fd)
-    group = int(_field(text, b"\nTgid:"))
-    parent = int(_field(text, b"\nPPid:"))
-    return group, int(_field(text, b"\nNSpid:").split()[-1]), parent, int(_field(text, b"\nTracerPid:"))
-
-
-def _field(text: bytes, name: bytes) -> bytes:
-    at = text.index(name) + len(name)
-    return text[at : text.index(b"\n", at)].strip()
 
 
 def new_stop(e: Engine, host: int, signo: int) -> None:
@@ -69,12 +48,13 @@ def clone_event(e: Engine, t: Tracee, event: int) -> None:
     else:
         flags = SIGCHLD
     try:
-        host_group, tid, _, tracer = read_ids(host)
+        tid = e.tid_inside(host)
     except Gone:
         e.early.pop(host, None)
         e.stillborn.add(host)
         e.resume(t)
         return
+    host_group = t.host_group if flags & task_clone.CLONE_THREAD else host
     task = task_clone.new_task(e.kernel, t.task, tid, flags, flags & CSIGNAL)
     child = Tracee(host, host_group, tid, task)
     child.trap_all = t.trap_all
@@ -94,9 +74,10 @@ def clone_event(e: Engine, t: Tracee, event: int) -> None:
             pass  # it was killed meanwhile, and its death is on its way; its creator must go on all the same
     if not hold:
         e.resume(t)
-    if not tracer:
+    if host in e.died_early and not is_traced(host):
         # Its death was taken before this event told of it, and is not reported again: a parent that waits for it
         # would wait for ever. It has not executed one instruction, so nothing but SIGKILL can have ended it.
+        e.died_early.discard(host)
         died(e, host, SIGKILL, bytes(pt.RUSAGE_SIZE))
 
 
@@ -150,11 +131,15 @@ def exec_event(e: Engine, t: Tracee) -> None:
 def note_user(e: Engine, t: Tracee) -> None:
     """A process stopped or ended: which user it is, for its parent (si_uid of SIGCHLD and waitid(2)).
 
-    /proc/PID belongs to the effective user and costs a tenth of reading its status, which is needed only for
-    a process of another user than ours. Ids are as in `HostServices.credentials`.
+    All are ours until one asks for another user (no program gives new privileges here). /proc/PID belongs to the
+    effective user and costs a tenth of reading its status, which is needed only for a process of another user
+    than ours. Ids are as in `HostServices.credentials`.
     """
     assert t.task is not None
     group = e.kernel.group(t.task)
+    if not e.kernel.state.users_changed:
+        group.uids = (e.own_uid,) * 3
+        return
     try:
         user = os.stat(f"/proc/{t.host_group}").st_uid
         group.uids = (user,) * 3 if user == e.own_uid else e.credentials(t.tid)[0]
@@ -182,7 +167,10 @@ def died(e: Engine, host: int, status: int, rusage: bytes) -> None:
     e.early.pop(host, None)
     e.structures.pop(host, None)
     if t is None:
-        e.stillborn.discard(host)
+        if host in e.stillborn:
+            e.stillborn.discard(host)
+        else:
+            e.died_early.add(host)
         return
     if t.host == t.host_group and t.task is not None:
         note_user(e, t)

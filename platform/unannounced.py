@@ -13,7 +13,7 @@ import os
 import signal
 from typing import TYPE_CHECKING
 
-from trapline.platform import stop_tasks
+from trapline.platform import task_ids
 from trapline.platform.tracee import Tracee
 from trapline.sentry.kernel import task_clone
 from trapline.sentry.kernel.task_clone import CLONE_PARENT
@@ -31,7 +31,7 @@ def settle(e: Engine) -> None:
     """Look at each child that nobody has announced: whether its creator can still do so."""
     for host in list(e.early):
         try:
-            host_group, tid, parent, _ = stop_tasks.read_ids(host)
+            host_group, tid, parent = task_ids.read_ids(host)
         except Gone:
             continue  # it is dead; its end is reported
         if host_group != host:

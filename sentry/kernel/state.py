@@ -198,6 +198,7 @@ class KernelState(msgspec.Struct, dict=True):
     root_tgid: int = 0
     init_uid: int = 0  # the user whose the sandbox's init is
     init_sid: int = 0  # its session: 0, the caller's, or 1
+    users_changed: bool = False  # a process has asked to be another user's
 
     @cached_property
     def tasks(self) -> dict[int, Task]:

@@ -136,6 +136,10 @@ class Dispatcher:
             try:
                 request = coroutine.send(value)
             except StopIteration as stop:
+                if stop.value is Reply.HOST:
+                    self._finished(task, 0)
+                    task.call = None
+                    return Reply.HOST
                 return self._finished(task, int(stop.value))
             except Interrupted as interrupted:
                 return self._finished(task, -int(interrupted.kind))
@@ -186,6 +190,8 @@ class Dispatcher:
             reply = self._step(task, outcome)
             if isinstance(reply, Execute):
                 self.kernel.platform.execute(tid, reply)
+            elif reply is Reply.HOST:
+                self.kernel.platform.execute(tid, Execute())
             elif isinstance(reply, int):
                 self.results[tid] = reply
                 if self.kernel.platform.complete(tid, reply):

@@ -168,22 +168,27 @@ def ptrace(kernel: Kernel, task: Task, request: int, pid: int, addr: int, data: 
 
 
 # The host changes the user; the sentry forgets whom it has found the caller to be (`Task.uid`).
+def _user_changes(kernel: Kernel, task: Task) -> None:
+    task.uid = -1
+    kernel.state.users_changed = True
+
+
 @handler("setuid")
 def setuid(kernel: Kernel, task: Task, uid: int) -> Reply:
     """setuid(2), by the host."""
-    task.uid = -1
+    _user_changes(kernel, task)
     return Reply.HOST
 
 
 @handler("setreuid")
 def setreuid(kernel: Kernel, task: Task, real: int, effective: int) -> Reply:
     """setreuid(2), by the host."""
-    task.uid = -1
+    _user_changes(kernel, task)
     return Reply.HOST
 
 
 @handler("setresuid")
 def setresuid(kernel: Kernel, task: Task, real: int, effective: int, saved: int) -> Reply:
     """setresuid(2), by the host."""
-    task.uid = -1
+    _user_changes(kernel, task)
     return Reply.HOST

@@ -10,10 +10,10 @@ import errno
 import struct
 
 from trapline.sentry.kernel import task_exit
-from trapline.sentry.kernel.block import Interrupted, Outcome, Restart
+from trapline.sentry.kernel.block import Interrupted, Outcome, Reply, Restart
 from trapline.sentry.kernel.kernel import Kernel
 from trapline.sentry.kernel.signals import CLD_CONTINUED, CLD_DUMPED, CLD_STOPPED, SIGCHLD, SIGCONT, pack_siginfo
-from trapline.sentry.kernel.state import SigInfo, Task
+from trapline.sentry.kernel.state import SigInfo, Task, ThreadGroup
 from trapline.sentry.kernel.task_wait import (
     P_ALL,
     P_PGID,
@@ -50,6 +50,8 @@ async def _next_event(kernel: Kernel, task: Task, selection: Selection) -> Event
             return None
         waiters = kernel.waiters.setdefault(group.tgid, [])
         waiters.append(task.tid)
+        if task.call is not None:
+            task.call.scratch["waited"] = 1
         try:
             outcome = await kernel.block(task, queue="wait")
         finally:
@@ -68,8 +70,19 @@ def _consume(event: Event, options: int) -> None:
             event.child.continue_report = False
 
 
+def _host_would_choose(parent: ThreadGroup, child: ThreadGroup, options: int) -> bool:
+    """Whether the host, given the call as it stands, takes this zombie and says what the kernel would say.
+
+    It shows a parent exactly the zombies that the kernel knows, and where there is one thread no other can take it
+    meanwhile, nor SIGCHLD come to be ignored. That saves the stop at the call's end, a tenth of fork, exit and wait
+    together. (After the call has waited there is that stop in any case.)
+    """
+    alone = len(parent.threads) == 1 and len(parent.reports) == 1
+    return alone and not options & (WSTOPPED | WCONTINUED) and not child.core_dumped
+
+
 @handler("wait4")
-async def wait4(kernel: Kernel, task: Task, pid: int, status: int, options: int, rusage: int) -> int:
+async def wait4(kernel: Kernel, task: Task, pid: int, status: int, options: int, rusage: int) -> int | Reply:
     """wait4(2). EINVAL for an unknown option, ESRCH for INT_MIN, ECHILD, EFAULT."""
     options &= 0xFFFFFFFF
     if options & ~(WNOHANG | WSTOPPED | WCONTINUED | WNOTHREAD | WCLONE | WALL):
@@ -89,8 +102,13 @@ async def wait4(kernel: Kernel, task: Task, pid: int, status: int, options: int,
             return 0
         child = event.child
         if event.kind == "exited":
-            task_exit.waited_for(kernel.group(task), child)
+            parent = kernel.group(task)
+            waited = task.call is not None and task.call.scratch.get("waited")
+            as_it_stands = not waited and _host_would_choose(parent, child, options)
+            task_exit.waited_for(parent, child)
             task_exit.release(kernel, child)
+            if as_it_stands:
+                return Reply.HOST
             keep = options & (WNOTHREAD | WCLONE | WALL)
             result = await kernel.execute((child.tgid, status, keep | WNOHANG, rusage))
             if result in (0, -errno.ECHILD):

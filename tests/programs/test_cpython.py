@@ -20,11 +20,9 @@ from harness import native, trapline_command
 #: Not the environment that the tests run in, which has no `test` package of its own to find things beside.
 PYTHON = getattr(sys, "_base_executable", sys.executable)
 #: Modules, and the cases left to `make test-all`: test_itimer_virtual asks for the time in a loop until a second of
-#: user time has passed, nearly all of which is the sentry's here; test_stress_modifying_handlers ends by the chance that
-#: a signal meets a handler that another thread sets and takes away in turn, which can take minutes where stops are served
-#: in a steady rhythm (docs/limits.md).
+#: user time has passed, nearly all of which is the sentry's here.
 QUICK = {
-    "test_signal": ("test_itimer_virtual", "test_stress_modifying_handlers"),
+    "test_signal": ("test_itimer_virtual",),
     "test_asyncio.test_subprocess": (),
     "test_threadsignals": (),
     "test_wait3": (),

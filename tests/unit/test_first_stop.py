@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 from kernel_fixture import World
 
+from trapline.platform import host_services, stop_tasks
 from trapline.platform import ptrace_calls as pt
-from trapline.platform import stop_tasks
 from trapline.platform.engine import Engine
 from trapline.platform.tracee import Tracee
 from trapline.sentry.kernel import family
@@ -44,7 +44,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[Calls]:
     monkeypatch.setattr(pt.RegisterFile, "load", lambda self, host: self.r)
     monkeypatch.setattr(pt.RegisterFile, "store", lambda self, host: None)
     monkeypatch.setattr(pt, "event_message", lambda host: 1003)
-    monkeypatch.setattr(stop_tasks, "read_ids", lambda host: (1002, 3, 1, 1))
+    monkeypatch.setattr(host_services, "read_ids", lambda host: (host, 3, 1))
     yield seen
 
 
@@ -99,7 +99,7 @@ def test_a_child_that_was_killed_before_it_was_announced(
     if stopped:
         engine.serve_stop(1003, _TRAP_STOP)
     engine.serve_stop(1003, signal.SIGKILL)
-    monkeypatch.setattr(stop_tasks, "read_ids", lambda host: (1003, 3, 1002, 0))
+    monkeypatch.setattr(stop_tasks, "is_traced", lambda host: False)
     leader.execute = stop_tasks.Clone((0, 0, 0, 0, 0), signal.SIGCHLD, False)
     leader.saved = (435, 0, 0, 0, 0, 0)
     engine._stopped(leader, _TRAP, pt.EVENT_CLONE)

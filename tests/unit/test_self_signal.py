@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import pytest
 from kernel_fixture import World
 
-from trapline.platform import pokes, stop_signals
+from trapline.platform import pokes, stop_calls, stop_signals
 from trapline.platform import ptrace_calls as pt
+from trapline.platform.engine import Engine
 from trapline.platform.seccomp import SeccompEngine
 from trapline.platform.tracee import Tracee
 from trapline.sentry.kernel.signals import SI_TKILL, SI_USER, SIGCONT, SIGPIPE, SIGUSR1, bit
@@ -128,3 +129,40 @@ def test_where_answers_do_not_stay_it_is_poked(world: World, host: Host) -> None
     """Before Linux 6.17 the call could be made again, and the signal sent twice."""
     sends(world, host, KILL, 2, SIGUSR1, killable=False)
     assert host.done == [f"poke {SIGUSR1}"]
+
+
+def test_a_thread_takes_its_own_signal_before_others_calls_are_served(
+    world: World, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the ptrace platform: else another thread's sigaction(2) could always come in between (SIG_IGN drops it)."""
+    engine = Engine()
+    engine.kernel, engine.dispatcher = world.kernel, world.dispatcher
+    world.kernel.platform.poke = engine.poke  # type: ignore[method-assign]
+    world.kernel.group(world.root).actions[SIGUSR1] = SigAction(handler=_HANDLER)
+    other = world.fork(world.root, 3, CLONE_THREAD)
+    for tid, task in ((2, world.root), (3, other)):
+        engine.add(Tracee(1000 + tid, 1002, tid, task))
+    waiting = [(1002, 0x7057F), (1003, 0x7057F)]  # both at the entry of a call
+    asked: list[int] = []
+
+    def wait_now(host: int) -> int | None:
+        asked.append(host)
+        return None if len(asked) < 3 else SIGUSR1 << 8 | 0x7F  # on its way from its call to its delivery stop
+
+    monkeypatch.setattr(pt, "wait_any", lambda: waiting.pop(0) if waiting else (0, 0))
+    monkeypatch.setattr(pt, "wait_now", wait_now)
+    monkeypatch.setattr(pt, "get_siginfo", lambda host: bytes(pokes._token(SIGUSR1)))
+    monkeypatch.setattr(pt.RegisterFile, "store", lambda self, host: None)
+    entered: list[object] = []
+
+    def entry(t: Tracee) -> None:
+        entered.append(t.tid)
+        engine.entering = t.tid
+        assert world.call(t.task, "tgkill" if t.tid == 2 else "rt_sigpending", 2, 2, SIGUSR1) is not None
+        engine.entering = 0
+        engine.resume(t)
+
+    monkeypatch.setattr(stop_calls, "entry", lambda e, t: entry(t))
+    monkeypatch.setattr(stop_signals, "delivery_stop", lambda e, t, signo: entered.append(f"{t.tid} takes {signo}"))
+    engine.serve_stops(10)
+    assert entered == [2, f"2 takes {SIGUSR1}", 3] and asked == [1002] * 3

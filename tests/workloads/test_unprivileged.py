@@ -125,7 +125,7 @@ FORMS = [
     ("addfd_send",),
     ("addfd",),
     ("time_namespace",),
-    ("sync_wake_up", "wait_killable_recv", "perf_event", "pidfd_getfd", "addfd", "addfd_send", "pagemap_scan", "userfaultfd"),
+    ("sync_wake_up", "wait_killable_recv", "pidns_ioctl", "perf_event", "pidfd_getfd", "addfd", "addfd_send", "pagemap_scan", "userfaultfd"),
 ]
 
 
