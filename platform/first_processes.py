@@ -113,7 +113,7 @@ class First:
             self.report.send(b"H%d\n%d\n%d\n%d" % (clocks.monotonic, clocks.boottime, clocks.own, init))
             os._exit(0)
         except BaseException as error:
-            self._fail(self.report, error)
+            fail(self.report, error)
 
     def init(self, flags: int) -> NoReturn:
         try:
@@ -128,6 +128,9 @@ class First:
                 socket.sethostname(self.hostname)
             if self.options.network == "none":
                 loopback_up()
+            if self.plan.is_init:
+                self._follow()
+                self.guest()
             if os.fork() == 0:
                 self.guest()
             if self.plan.own_group == ORPHANED:
@@ -135,34 +138,39 @@ class First:
             # The guest may run while we wait here for the helper's end: only then is the sentry our parent,
             # whose death we are to follow. The end of the socket means that it died already.
             calls.close_all_but([self.report.fileno()])
-            if self.report.recv(1) != b"p":
-                os._exit(FAILED)
-            calls.prctl(calls.PR_SET_PDEATHSIG, signal.SIGKILL)
-            try:
-                if not self.report.recv(1, socket.MSG_DONTWAIT):
-                    os._exit(FAILED)  # it died before we asked to follow
-            except BlockingIOError:
-                pass
+            self._follow()
             become_stub()
         except BaseException as error:
-            self._fail(self.report, error)
+            fail(self.report, error)
+
+    def _follow(self) -> None:
+        """Once the sentry is our parent, die with it."""
+        if self.report.recv(1) != b"p":
+            os._exit(FAILED)
+        calls.prctl(calls.PR_SET_PDEATHSIG, signal.SIGKILL)
+        try:
+            if not self.report.recv(1, socket.MSG_DONTWAIT):
+                os._exit(FAILED)  # it died before we asked to follow
+        except BlockingIOError:
+            pass
 
     def guest(self) -> NoReturn:
         try:
             self.report.close()
-            if self.plan.own_group != SHARED:
+            if self.plan.is_init and not self.plan.own_terminal:
+                os.setsid()
+            elif self.plan.own_group != SHARED:
                 os.setpgid(0, 0)
             terminal_nodes.enter(self.plan)
-            for number in (signal.SIGPIPE, signal.SIGXFSZ):
-                signal.signal(number, signal.SIG_DFL)
-            for number in (signal.SIGINT, signal.SIGCHLD):
-                if callable(signal.getsignal(number)):
-                    signal.signal(number, signal.SIG_DFL)
-            try:
-                os.chdir(self.directory)
-            except OSError as error:
-                raise SetupError(f"working directory {self.directory}: {error.strerror}") from None
-            drop_capabilities()
+            default_signals()
+            enter_directory(self.directory)
+            options = self.options
+            if options.user is None and not options.rlimits and options.capabilities is None:
+                drop_capabilities()
+            else:
+                from trapline.platform import guest_identity
+
+                guest_identity.take(options.user, options.rlimits, options.capabilities)
             signal.pthread_sigmask(signal.SIG_SETMASK, self.mask)
             notes = "\n".join(["G", *self.plan.notes]).encode(errors="surrogateescape")
             socket.send_fds(self.channel, [notes], self.plan.terminals)
@@ -170,15 +178,7 @@ class First:
                 os.close(handle)
             self.guest_main(self.channel)
         except BaseException as error:
-            self._fail(self.channel, error)
-
-    @staticmethod
-    def _fail(to: socket.socket, error: BaseException) -> NoReturn:
-        try:
-            text = explain(error) if isinstance(error, OSError) else str(error) or type(error).__name__
-            to.send(b"E" + text.encode(errors="surrogateescape"))
-        finally:
-            os._exit(FAILED)
+            fail(self.channel, error)
 
     def _time_flag(self) -> int:
         wanted = "time_namespace" not in self.options.without and os.path.exists("/proc/self/ns/time")
@@ -200,6 +200,32 @@ class First:
             lines += b"%s %d %d\n" % (name, offset // _SECOND, offset % _SECOND)
         _write("/proc/self/timens_offsets", lines)
         return Clocks(base, boot, True)
+
+
+def default_signals() -> None:
+    """What Python ignores or catches is as a shell would have it for a program."""
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGCHLD):
+        if callable(signal.getsignal(number)):
+            signal.signal(number, signal.SIG_DFL)
+
+
+def enter_directory(directory: str) -> None:
+    """SetupError."""
+    try:
+        os.chdir(directory)
+    except OSError as error:
+        raise SetupError(f"working directory {directory}: {error.strerror}") from None
+
+
+def fail(to: socket.socket, error: BaseException) -> NoReturn:
+    """The last word of a process of the set-up: why there will be no guest."""
+    try:
+        text = explain(error) if isinstance(error, OSError) else str(error) or type(error).__name__
+        to.send(b"E" + text.encode(errors="surrogateescape"))
+    finally:
+        os._exit(FAILED)
 
 
 def _offsets() -> tuple[int, int]:

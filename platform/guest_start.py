@@ -10,10 +10,14 @@ import errno
 import os
 import resource
 import socket
-from collections.abc import Callable
 from typing import NoReturn
 
+from trapline.platform import bpf
+from trapline.platform import setup_calls as calls
+from trapline.platform.first_processes import GuestMain
 from trapline.platform.notifications import install_filter
+from trapline.sentry.options import DoOptions
+from trapline.sentry.syscalls import registry
 
 NOT_FOUND, NOT_EXECUTABLE = 127, 126
 
@@ -25,6 +29,23 @@ def candidates(program: str, path: str) -> list[str]:
     return [os.path.join(d or ".", program) for d in path.split(":")]
 
 
+class Launch:
+    """How programs start in one sandbox: the first, and those that come from outside later."""
+
+    def __init__(self, options: DoOptions, killable: bool) -> None:
+        self.options = options
+        self.notifications = options.platform == "seccomp"
+        self.killable = killable
+        self.program = bpf.build(registry.effective_table(), options.platform)
+        self.environment = options.environment(dict(os.environb))
+
+    def main(self, command: list[str], environment: dict[bytes, bytes] | None = None) -> GuestMain:
+        """`make` with what all have in common; `environment` None: that of the first."""
+        own = self.environment if environment is None else environment
+        cores = self.options.core_dir is not None
+        return make(command, own, self.program, self.notifications, self.killable, cores)
+
+
 def make(
     command: list[str],
     environment: dict[bytes, bytes],
@@ -32,7 +53,7 @@ def make(
     listener: bool,
     killable: bool = False,
     cores: bool = False,
-) -> Callable[[socket.socket], NoReturn]:
+) -> GuestMain:
     """The function that becomes the guest's program. `program` is the filter, for `killable` see
     `install_filter`. With `cores` it may write core files as large as it may raise their limit to."""
 
@@ -53,6 +74,8 @@ def make(
             channel.send(b"L")
         if channel.recv(1) != b"g":
             os._exit(125)
+        if os.getpid() == 1:
+            calls.prctl(calls.PR_SET_PDEATHSIG, 0)  # it is traced by now, and ends with its tracer
         status, text = _execute(command, found, environment)
         channel.send(f"X{status} {text}".encode(errors="surrogateescape"))
         os._exit(status)

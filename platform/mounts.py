@@ -59,8 +59,8 @@ class Plan:
     """What to build. Paths are absolute; those of `volumes` are (host, guest, read-only)."""
 
     __slots__ = (
-        "cpus", "notes", "overlay", "own_group", "own_terminal", "privileged", "shared", "source", "stage", "terminal",
-        "terminal_shown", "terminals", "upper_count", "volumes", "window",
+        "cpus", "is_init", "notes", "overlay", "own_group", "own_terminal", "privileged", "shared", "source", "stage",
+        "terminal", "terminal_shown", "terminals", "upper_count", "volumes", "window",
     )  # fmt: skip
 
     def __init__(
@@ -85,6 +85,7 @@ class Plan:
         self.terminal_shown = ""  # the name that it has inside, once it has one
         self.own_group = ""  # how the first guest's process group is made (caller_terminal.py)
         self.privileged = privileged  # not inside a user namespace of our own
+        self.is_init = False  # the first guest is pid 1, rather than a stub's child
         self.cpus: list[int] = []  # show these CPUs only; empty: all
         self.notes: list[str] = []  # what came out differently than one may expect
         self.upper_count = 0

@@ -7,11 +7,10 @@ import resource
 import signal
 from typing import TYPE_CHECKING
 
-from trapline.platform import bpf, caller_terminal, features, guardian, guest_start, namespaces, state_dir
+from trapline.platform import caller_terminal, features, guardian, guest_start, namespaces, state_dir
 from trapline.platform.caller_terminal import CallerTerminal
 from trapline.sentry.log import say
 from trapline.sentry.options import DoOptions
-from trapline.sentry.syscalls import registry
 
 if TYPE_CHECKING:
     from trapline.platform.own_terminal import OwnTerminal
@@ -83,12 +82,8 @@ def _run(
     own: OwnTerminal | None,
 ) -> tuple[int, int]:
     """(exit status, the signal that the command died of or 0). SetupError."""
-    use_notifications = options.platform == "seccomp"
-    program = bpf.build(registry.effective_table(), options.platform)
-    environment = options.environment(dict(os.environb))
-    killable = bool(features.Features(options.without).wait_killable_recv)
-    cores = options.core_dir is not None
-    guest_main = guest_start.make(options.command, environment, program, use_notifications, killable, cores)
+    launch = guest_start.Launch(options, bool(features.Features(options.without).wait_killable_recv))
+    guest_main = launch.main(options.command)
     setup = namespaces.start(options, guest_main, entry.stage, terminal=terminal)
     # The set-up needs some milliseconds of another process's: import what we need meanwhile.
     from trapline.platform.session import Session
@@ -98,7 +93,7 @@ def _run(
     watcher.watch(sandbox.init_pidfd, entry.path)
     session: Session | None = None
     try:
-        session = Session(options, sandbox, features, terminal, own)
+        session = Session(options, sandbox, features, terminal, own, launch)
         return session.run(), session.killed_by
     finally:
         sandbox.kill()

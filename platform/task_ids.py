@@ -13,6 +13,11 @@ def read_ids(host: int) -> tuple[int, int, int]:
     return int(_field(text, b"\nTgid:")), int(_field(text, b"\nNSpid:").split()[-1]), int(_field(text, b"\nPPid:"))
 
 
+def blocked(host: int) -> int:
+    """The set of signals that this task blocks. Gone."""
+    return int(_field(_status(host), b"\nSigBlk:"), 16)
+
+
 def is_traced(host: int) -> bool:
     """Whether somebody traces this task. Gone."""
     return int(_field(_status(host), b"\nTracerPid:")) != 0

@@ -45,6 +45,7 @@ class SigInfo(msgspec.Struct):
     overrun: int = 0
     fields: bytes = b""
     forced: bool = False  # a fault's, of the instruction that the thread executes
+    outside: bool = False  # sent from outside of the sandbox: also pid 1 takes SIGKILL and SIGSTOP then
 
 
 class SigAction(msgspec.Struct, frozen=True):
@@ -112,6 +113,7 @@ class ThreadGroup(msgspec.Struct):
     exit_status: int = -1  # wait status once all threads are gone; -1 while alive
     exit_rusage: bytes = b""
     core_dumped: bool = False  # by the sentry: the host's wait status does not say so
+    killed_by: int = 0  # what the sentry killed it for, where the host knows of its SIGKILL only; see signal_deliver.py
     reaped: tuple[int, int] = (0, 0)  # user and system time of the children that were waited for, µs
     stop_signal: int = 0  # not 0: stopped by it
     stop_report: int = 0  # wait status of a stop not yet waited for
@@ -196,6 +198,7 @@ class KernelState(msgspec.Struct, dict=True):
     cpus: int = 1
     allowed_cpus: list[int] = []  # the host's CPUs that guests are held to, ascending; empty: to none
     root_tgid: int = 0
+    may_end: bool = False  # from now on the sandbox has ended once no task lives; see task_clone.outside_task
     init_uid: int = 0  # the user whose the sandbox's init is
     init_sid: int = 0  # its session: 0, the caller's, or 1
     users_changed: bool = False  # a process has asked to be another user's
