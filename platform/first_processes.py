@@ -101,8 +101,10 @@ class First:
                 )
                 # An ordinary user may map himself only, and groups without setgroups (user_namespaces(7)).
                 _write("/proc/self/setgroups", b"deny")
-                _write("/proc/self/uid_map", b"%d %d 1" % (uid, uid))
-                _write("/proc/self/gid_map", b"%d %d 1" % (gid, gid))
+                # The user of a bundle is who he then is inside.
+                inside = self.options.user
+                _write("/proc/self/uid_map", b"%d %d 1" % (uid if inside is None else inside.uid, uid))
+                _write("/proc/self/gid_map", b"%d %d 1" % (gid if inside is None else inside.gid, gid))
             except OSError as error:
                 raise SetupError(_why_no_namespaces(error, False)) from None
             clocks = self._set_clocks(before)
@@ -122,6 +124,8 @@ class First:
             if flags:
                 calls.unshare(flags)
             mounts.build(self.plan)
+            if self.options.user is not None:
+                _make_directory(self.directory)
             if self.plan.cpus:
                 os.sched_setaffinity(0, self.plan.cpus)
             if self.hostname:
@@ -200,6 +204,14 @@ class First:
             lines += b"%s %d %d\n" % (name, offset // _SECOND, offset % _SECOND)
         _write("/proc/self/timens_offsets", lines)
         return Clocks(base, boot, True)
+
+
+def _make_directory(path: str) -> None:
+    """A bundle's working directory is made where there is none, as other runtimes have it."""
+    try:
+        os.makedirs(path, exist_ok=True)
+    except OSError:
+        pass  # the chdir that follows says why
 
 
 def default_signals() -> None:

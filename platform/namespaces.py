@@ -259,6 +259,8 @@ def start(
         privileged=privileged(),
     )
     plan.is_init = is_init
+    if any((options.mounts, options.masked, options.read_only, options.read_only_root)):
+        plan.bundle = options
     if options.tty:
         plan.own_terminal, plan.window = True, window_size(terminal)
     elif terminal is not None:
@@ -276,7 +278,7 @@ def start(
     channel, channel_inside = socket.socketpair(socket.AF_UNIX, kind)
     channel.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
     first = First(options, guest_main, plan, directory, report_inside, channel_inside)
-    first.hostname = hostname
+    first.hostname = hostname or options.hostname
     first.starts = (monotonic_start, boottime_start)
     first.keep = [0, 1, 2, report_inside.fileno(), channel_inside.fileno(), *inheritable_descriptors(), *keep]
     first.mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
