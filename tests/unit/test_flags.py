@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trapline.sentry.cli.flags import WIDTH, Flag, UsageError, did_you_mean, either, help_text, parse
+from trapline.sentry.cli.flags import WIDTH, Flag, UsageError, did_you_mean, either, help_text, parse, parse_mixed
 
 
 def number(text: str) -> int:
@@ -21,6 +21,7 @@ FLAGS = (
     Flag("--item", "ITEM", "One of several.", repeat=True),
     Flag("--mode", help="How.", choices=("slow", "fast"), default="slow"),
     Flag("--dry-run", help="Only say what would be done."),
+    Flag("--user", "UID", "Who.", short="-u"),
     Flag("--secret", "X", "For tests.", hidden=True),
 )
 
@@ -29,7 +30,8 @@ def test_defaults() -> None:
     values, rest = parse(FLAGS, [])
     assert rest == []
     assert values == {
-        "name": None, "count": 3, "item": [], "mode": "slow", "dry_run": None, "secret": None, "help": False,
+        "name": None, "count": 3, "item": [], "mode": "slow", "dry_run": None, "user": None, "secret": None,
+        "help": False,
     }  # fmt: skip
 
 
@@ -38,6 +40,27 @@ def test_both_ways_of_giving_a_value() -> None:
     assert (values["name"], values["count"], values["dry_run"]) == ("a", 4, True)
     assert values["item"] == ["x", "y=z"]
     assert rest == ["cmd"]
+
+
+@pytest.mark.parametrize(
+    ("words", "rest"),
+    [
+        (["id", "--name", "b", "TERM", "-u", "5"], ["id", "TERM"]),
+        (["-u", "5", "--name=b", "id"], ["id"]),
+        (["--name", "b", "-u", "5", "--", "id", "--dry-run"], ["id", "--dry-run"]),
+        (["-", "-u", "5", "--name", "b"], ["-"]),
+    ],
+)
+def test_flags_may_follow_where_there_is_no_command(words: list[str], rest: list[str]) -> None:
+    values, found = parse_mixed(FLAGS, words)
+    assert (values["name"], values["user"], values["dry_run"], found) == ("b", "5", None, rest)
+
+
+def test_mistakes_among_mixed_words() -> None:
+    for words, says in ((["id", "--nam", "b"], "did you mean --name?"), (["id", "-u"], "-u needs a value")):
+        with pytest.raises(UsageError, match=says.replace("?", r"\?")):
+            parse_mixed(FLAGS, words)
+    assert parse_mixed(FLAGS, ["id", "--help"])[0]["help"]
 
 
 def test_defaults_of_repeated_flags_are_not_shared() -> None:
