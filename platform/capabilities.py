@@ -33,6 +33,11 @@ MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_REST
 BY_NAME = {f"CAP_{name}": number for number, name in enumerate(_NAMES.split())}
 
 
+def names_of(mask: int) -> list[str]:
+    """CAP_CHOWN and so on of a set."""
+    return [name for name, number in BY_NAME.items() if mask >> number & 1]
+
+
 def drop_capabilities(wanted: int | None = None, become: Callable[[], None] = lambda: None) -> None:
     """Limit the calling process, and all it executes, to what a guest may have, or to the set `wanted`; `become`
     changes its user in between, where the capabilities for that are still there.

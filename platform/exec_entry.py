@@ -110,9 +110,9 @@ class Entry:
         if not spec.args or not spec.args[0]:
             raise Refused("there is no command")
         environment = None
-        if spec.env is not None:
-            environment = {}
-            for setting in spec.env:
+        if spec.env is not None or spec.add_env:
+            environment = dict(session.launch.environment) if spec.env is None else {}
+            for setting in (*(spec.env or ()), *spec.add_env):
                 name, equals, value = setting.encode(errors="surrogateescape").partition(b"=")
                 if not name or not equals or b"\0" in setting.encode(errors="surrogateescape"):
                     raise Refused(f"environment: {setting!r} is not NAME=VALUE")

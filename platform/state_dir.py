@@ -186,6 +186,25 @@ def remove_parts(path: str, names: tuple[str, ...]) -> None:
             pass
 
 
+def remove_stopped(entry: str) -> bool:
+    """Remove a stopped sandbox's entry, and what its sentry may have left; False while one keeps it. OSError."""
+    try:
+        lock = os.open(entry + "/lock", os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        remove_tree(entry)
+        return True
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    else:
+        _kill_left_over(entry)
+        remove_tree(entry)
+        return True
+    finally:
+        os.close(lock)
+
+
 def is_named(entry: str) -> bool:
     """Whether an entry, by its path, is one that stays when its sandbox has ended."""
     info = _read(entry)
@@ -256,12 +275,39 @@ def running(path: str, owner: int) -> list[tuple[str, Info]]:
     found = []
     for name in os.listdir(path):
         info = None if name.startswith(_UNFINISHED) else _read(f"{path}/{name}")
+        if info and info.named and is_stopped(f"{path}/{name}"):
+            continue
         try:
             if info and start_time(info.pid) == info.start_time and os.stat(f"/proc/{info.pid}").st_uid == owner:
                 found.append((name, info))
         except OSError:
             continue  # it has just ended
     return found
+
+
+def stopped(path: str) -> list[tuple[str, Info]]:
+    """(name, info) of each named sandbox that has ended and was not deleted, in no order. OSError for the directory."""
+    found = []
+    for name in os.listdir(path):
+        info = None if name.startswith(_UNFINISHED) else _read(f"{path}/{name}")
+        if info and info.named and is_stopped(f"{path}/{name}"):
+            found.append((name, info))
+    return found
+
+
+def is_stopped(entry: str) -> bool:
+    """Whether nobody holds the lock of an entry: so it is as soon as its sentry has ended, waited for or not."""
+    try:
+        lock = os.open(entry + "/lock", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return True
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(lock)
+    return True
 
 
 def _read(entry: str) -> Info | None:

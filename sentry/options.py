@@ -77,6 +77,7 @@ class DoOptions(msgspec.Struct):
     masked: list[str] = []  # paths in the guest that show as empty
     read_only: list[str] = []  # paths in the guest that cannot be written
     read_only_root: bool = False
+    notes: list[str] = []  # for the log: what the bundle asks for and does not get
 
     def environment(self, inherited: dict[bytes, bytes]) -> dict[bytes, bytes]:
         """The guest's environment: the caller's (`os.environb`) with `env` on top, later ones first."""

@@ -35,6 +35,7 @@ class ExecSpec(msgspec.Struct):
 
     args: list[str]
     env: list[str] | None = None  # NAME=VALUE; None: as the sandbox's first process had it
+    add_env: list[str] = []  # NAME=VALUE, on top of that
     cwd: str = ""  # absolute, in the sandbox; empty: as the first process's
     uid: int = -1  # -1: as the first process's
     gid: int = -1

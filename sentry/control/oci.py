@@ -236,7 +236,9 @@ def apply(bundle: Bundle, options: DoOptions) -> None:
     options.read_only_root = config.root.readonly
     options.command = process.args
     options.cwd = posixpath.normpath(process.cwd)
-    options.keep_env, options.env = False, process.env
+    options.keep_env, options.env = False, list(process.env)
+    if not any(setting.startswith("HOME=") for setting in process.env):
+        options.env.append("HOME=" + _home(options.rootfs, process.user.uid))
     options.tty = options.tty or process.terminal
     options.hostname = config.hostname
     user = process.user
@@ -248,6 +250,22 @@ def apply(bundle: Bundle, options: DoOptions) -> None:
     options.masked = [_inside(path, "linux.maskedPaths") for path in linux.masked_paths]
     options.read_only = [_inside(path, "linux.readonlyPaths") for path in linux.readonly_paths]
     options.mounts = [found for each in config.mounts if (found := _mount(bundle, each)) is not None]
+    options.notes = bundle.notes
+
+
+def _home(root: str, uid: int) -> str:
+    """From the root's own /etc/passwd, as other runtimes do it; `/` where that does not know the user."""
+    try:
+        # A link may not lead us out of the root, nor a pipe keep us.
+        file = os.open(root + "/etc/passwd", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with open(file, encoding="utf-8", errors="surrogateescape") as lines:
+            for line in lines.read(_MOST).splitlines():
+                fields = line.split(":")
+                if len(fields) >= 6 and fields[2] == str(uid) and fields[5].startswith("/"):
+                    return fields[5]
+    except OSError:
+        pass
+    return "/"
 
 
 def rlimits(process: OciProcess) -> dict[str, tuple[int, int]]:

@@ -52,6 +52,7 @@ def test_a_plain_bundle(tmp_path: Path) -> None:
         rootfs=str(tmp_path / "rootfs"),
         cwd="/",
         keep_env=False,
+        env=["HOME=/"],
         user=User(),
         capabilities=[],
         network="none",
@@ -60,6 +61,8 @@ def test_a_plain_bundle(tmp_path: Path) -> None:
 
 def test_everything(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
+    (tmp_path / "rootfs" / "etc").mkdir(parents=True)
+    (tmp_path / "rootfs" / "etc" / "passwd").write_text("root:x:0:0::/root:/bin/sh\nfive:x:5:6::/home/five:/bin/sh\n")
     found = options(
         tmp_path,
         {
@@ -97,12 +100,13 @@ def test_everything(tmp_path: Path) -> None:
         read_only_root=True,
         cwd="/y",
         keep_env=False,
-        env=["A=1", "B="],
+        env=["A=1", "B=", "HOME=/home/five"],
         tty=True,
         user=User(5, 6, [7, 8], 18),
         rlimits={"RLIMIT_NOFILE": (10, 20), "RLIMIT_CORE": (0, -1)},
         capabilities=["CAP_CHOWN", "CAP_KILL"],
         network="host",
+        notes=["mounts: /sys/fs/cgroup: there is no cgroup file system; it is empty"],
         hostname="h",
         masked=["/proc/kcore"],
         read_only=["/proc/sys"],
