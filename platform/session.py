@@ -216,10 +216,10 @@ class Session:
         def connected() -> None:
             self.pump.remove(listener.fileno())
             from trapline.platform.control_target import ControlTarget
-            from trapline.sentry.control.server import serve
+            from trapline.sentry.control.server import serve_to_the_end
 
             control = ControlTarget(self)
-            self.pump.spawn(lambda: serve(listener, control))
+            self.pump.spawn(lambda: serve_to_the_end(listener, control))
 
         self.pump.add(listener.fileno(), connected)
 

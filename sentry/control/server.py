@@ -256,12 +256,16 @@ class _Connection:
         fds: list[int],
     ) -> None:
         answer = Answer(None)
+        self._server.calls += 1
         try:
             with _as_rpc_errors():
                 answer = await function(params, fds)
             line = rpc.result(request.id, answer.value)
         except RpcError as error:
             line = rpc.failure(request.id, error)
+        except BaseException:
+            self._server.answered()
+            raise
         finally:
             self.calls -= 1
             self.used = trio.current_time()
@@ -271,6 +275,7 @@ class _Connection:
                 self.scope.cancel()
         finally:
             _close(answer.fds)
+            self._server.answered()
 
     async def _send(self, line: bytes, fds: list[int] | None = None) -> bool:
         """Whether the client took it."""
@@ -299,6 +304,20 @@ class Server:
         self.methods = _Methods(control)
         self.connections: set[_Connection] = set()
         self._owner = os.geteuid()
+        self.calls = 0  # in progress, or their answers are
+        self._answered = trio.Event()
+
+    def answered(self) -> None:
+        """A call's answer has been taken, or nobody takes it."""
+        self.calls -= 1
+        if not self.calls:
+            self._answered.set()
+            self._answered = trio.Event()
+
+    async def finish(self) -> None:
+        """Until no call is in progress, nor an answer on its way."""
+        while self.calls:
+            await self._answered.wait()
 
     async def serve(self, listener: socket.socket) -> None:
         """Until cancelled. The listener stays the caller's."""
@@ -357,6 +376,16 @@ class Server:
 async def serve(listener: socket.socket, control: Control) -> None:
     """Serve a sandbox on a listening unix stream socket until cancelled."""
     await Server(control).serve(listener)
+
+
+async def serve_to_the_end(listener: socket.socket, control: Control) -> None:
+    """Serve a sandbox until it has ended and all who waited for something have been told."""
+    server = Server(control)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.serve, listener)
+        await control.ended()
+        await server.finish()
+        nursery.cancel_scope.cancel()
 
 
 @contextmanager
