@@ -9,6 +9,9 @@ from hypothesis import strategies as st
 from trapline.sentry.cli.flags import WIDTH, Flag, UsageError, did_you_mean, either, help_text, parse, parse_mixed
 
 
+SHORT = Flag("--user", "UID", "Who.", short="-u")
+
+
 def number(text: str) -> int:
     if not text.isdecimal():
         raise ValueError("takes a number")
@@ -21,7 +24,6 @@ FLAGS = (
     Flag("--item", "ITEM", "One of several.", repeat=True),
     Flag("--mode", help="How.", choices=("slow", "fast"), default="slow"),
     Flag("--dry-run", help="Only say what would be done."),
-    Flag("--user", "UID", "Who.", short="-u"),
     Flag("--secret", "X", "For tests.", hidden=True),
 )
 
@@ -30,8 +32,7 @@ def test_defaults() -> None:
     values, rest = parse(FLAGS, [])
     assert rest == []
     assert values == {
-        "name": None, "count": 3, "item": [], "mode": "slow", "dry_run": None, "user": None, "secret": None,
-        "help": False,
+        "name": None, "count": 3, "item": [], "mode": "slow", "dry_run": None, "secret": None, "help": False,
     }  # fmt: skip
 
 
@@ -52,14 +53,14 @@ def test_both_ways_of_giving_a_value() -> None:
     ],
 )
 def test_flags_may_follow_where_there_is_no_command(words: list[str], rest: list[str]) -> None:
-    values, found = parse_mixed(FLAGS, words)
+    values, found = parse_mixed((*FLAGS, SHORT), words)
     assert (values["name"], values["user"], values["dry_run"], found) == ("b", "5", None, rest)
 
 
 def test_mistakes_among_mixed_words() -> None:
     for words, says in ((["id", "--nam", "b"], "did you mean --name?"), (["id", "-u"], "-u needs a value")):
         with pytest.raises(UsageError, match=says.replace("?", r"\?")):
-            parse_mixed(FLAGS, words)
+            parse_mixed((*FLAGS, SHORT), words)
     assert parse_mixed(FLAGS, ["id", "--help"])[0]["help"]
 
 
