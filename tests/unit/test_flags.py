@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from trapline.sentry.cli.flags import WIDTH, Flag, UsageError, did_you_mean, either, help_text, parse, parse_mixed
 
-
 SHORT = Flag("--user", "UID", "Who.", short="-u")
 
 
