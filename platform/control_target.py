@@ -146,7 +146,6 @@ class ControlTarget:
             if self.status is Status.STOPPED:
                 raise Refused(ENDED)
             await self._pauser.pause()
-            self._session.tell_status()
         except BaseException:
             if self._pauser.paused:
                 self._pauser.resume()
@@ -159,7 +158,6 @@ class ControlTarget:
         if not self._pauser.paused:
             raise Refused("the sandbox is not paused")
         self._pauser.resume()
-        self._session.tell_status()
 
     # -- what there is
     def processes(self) -> list[Process]:

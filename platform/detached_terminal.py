@@ -19,10 +19,12 @@ _UNSENT = 1 << 18  # bytes that a client may lag behind, or that the terminal ha
 
 
 class DetachedTerminal:
-    """See the module. `master` is ours from now on; `log` takes what is shown, -1 for none."""
+    """See the module. `master` is ours from now on, and `slave`, which stays open: a session that closes its terminal
+    for a moment would else look like the end. `log` takes what is shown, -1 for none."""
 
-    def __init__(self, pump: Pump, master: int, log: int) -> None:
+    def __init__(self, pump: Pump, master: int, slave: int, log: int) -> None:
         self.master = master
+        self._slave = slave
         self._pump = pump
         self._log = log
         self._shown = b""
@@ -99,6 +101,7 @@ class DetachedTerminal:
 
     def finish(self) -> None:
         """All guests are gone: take what they wrote last."""
+        os.close(self._slave)
         while self._pump.watches(self.master):
             before = self._shown
             self._hear()

@@ -165,6 +165,8 @@ class First:
                 os.setsid()
             elif self.plan.own_group != SHARED:
                 os.setpgid(0, 0)
+            if self.plan.own_terminal and self.options.user is not None:
+                os.chown(self.plan.terminals[1], self.options.user.uid, -1)
             terminal_nodes.enter(self.plan)
             default_signals()
             enter_directory(self.directory)

@@ -7,7 +7,6 @@ import os
 import resource
 import signal
 import socket
-from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -99,8 +98,7 @@ class Session:
         self.door: Door | None = None
         #: The terminal of a detached sandbox.
         self.console: DetachedTerminal | None = None
-        #: The sandbox is paused, or goes on.
-        self.tell_status: Callable[[], None] = lambda: None
+        self.failure = ""  # why the first guest could not execute its program
         self.error = ""
         self.killed_by = 0  # the signal that the first guest died of
         self.forwarded = False
@@ -210,6 +208,14 @@ class Session:
         self.held = False
         self.sandbox.channel.send(b"g")
 
+    def take_console(self, log: int) -> None:
+        """The terminal of a detached sandbox is ours to read; what is shown goes to `log` too."""
+        from trapline.platform.detached_terminal import DetachedTerminal
+
+        master, slave = self.sandbox.terminals
+        self.console = DetachedTerminal(self.pump, master, slave, log)
+        self.sandbox.terminals = []
+
     def listen(self, listener: socket.socket) -> None:
         """Take a socket's connections for the control server, which nothing is done for until the first one comes."""
 
@@ -246,7 +252,7 @@ class Session:
             raise SetupError(f"the first guest cannot be traced: {error}") from None
         group, tid, _ = read_ids(host)
         # The session and the group of the caller's are outside, and show as 0.
-        sid = tid if self.own_terminal is not None else 0
+        sid = tid if self.own_terminal is not None or self.console is not None else 0
         pgid = tid if sid or self.sandbox.own_group != SHARED else 0
         ppid = 1
         if self.sandbox.is_init:
@@ -309,12 +315,12 @@ class Session:
                 jobs.stop(number)
         elif by_host and jobs is not None:
             jobs.key(number)
-        elif not by_host or self.own_terminal is not None:
+        elif not by_host or self.own_terminal is not None or self.sandbox.is_init:
             self._forward(number)
 
     def _send_root(self, number: int) -> None:
         try:
-            self.kernel.send_signal(self.kernel.state.root_tgid, SigInfo(signo=number, code=0))
+            self.kernel.send_signal(self.kernel.state.root_tgid, SigInfo(signo=number, code=0, outside=True))
         except (OSError, Gone):
             return
 
@@ -350,6 +356,8 @@ class Session:
                 self.own_terminal.ended(host, status)
             if host == self.sandbox.init_pid:
                 break
+        if self.console is not None:
+            self.console.finish()
         if self.own_terminal is not None:
             self.own_terminal.finish()
         if self.jobs is not None:
@@ -366,13 +374,13 @@ class Session:
 
     # -- the end
     def _exit_status(self) -> int:
-        text = ""
         try:
             text = self.sandbox.channel.recv(4096, socket.MSG_DONTWAIT).decode(errors="surrogateescape")
         except OSError:
-            pass
-        if text.startswith("X"):
-            say("trapline: " + text[1:].partition(" ")[2])
+            text = ""
+        failure = self.failure or (text[1:].partition(" ")[2] if text.startswith("X") else "")
+        if failure:
+            say(f"trapline: {failure}")
         if self.error:
             say(f"trapline: {self.error}")
         elif os.WIFSIGNALED(self.root_status):
