@@ -123,6 +123,10 @@ class First:
             calls.close_all_but(self.keep)
             if flags:
                 calls.unshare(flags)
+            if self.options.network_path or self.options.sysctl:
+                from trapline.platform import bundle_kernel
+
+                bundle_kernel.prepare(self.options)
             mounts.build(self.plan)
             if self.options.user is not None:
                 _make_directory(self.directory)

@@ -98,7 +98,8 @@ def _use_bundle(result: ContainerOptions, values: dict[str, Any], command: list[
         raise VerbError(str(error)) from None
     result.annotations = bundle.config.annotations
     options.env = [*options.env, *added]
-    options.network = values["network"] or options.network
+    if values["network"]:
+        options.network, options.network_path = values["network"], ""
     options.tty = bool(terminal or options.record or (bundle.config.process and bundle.config.process.terminal))
     if cwd:
         options.cwd = os.path.normpath("/" + cwd)
