@@ -42,6 +42,14 @@ class Boxes:
         assert (result.status, result.stderr) == (0, b""), result
         return result.stdout.decode()
 
+    def begin(self, verb: str, *words: str) -> None:
+        """As `good`, for what leaves a process behind that has our standard descriptors: its output goes to `output`."""
+        with open("output", "ab") as output:
+            done = subprocess.run(
+                self.command(verb, *words), stdin=subprocess.DEVNULL, stdout=output, stderr=output, timeout=60
+            )
+        assert done.returncode == 0, Path("output").read_text()
+
     def bad(self, verb: str, *words: str, status: int = 128, **more: Any) -> str:
         """What it says in one line; it must fail."""
         result = self(verb, *words, **more)
@@ -84,7 +92,7 @@ def until(condition: Callable[[], object], what: str) -> None:
 
 
 APPLETS = ("sh", "ls", "cat", "echo", "sleep", "ps", "id", "true", "false", "env", "hostname", "mount", "touch", "pwd",
-           "stty", "tty", "kill", "test", "head", "wc", "uname", "grep")  # fmt: skip
+           "sort", "stty", "tty", "kill", "test", "head", "wc", "uname", "grep")  # fmt: skip
 
 
 def root_of_busybox(path: Path) -> Path:

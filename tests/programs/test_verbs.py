@@ -67,7 +67,7 @@ def test_in_the_foreground(boxes: Boxes) -> None:
 
 def test_created_then_started(boxes: Boxes) -> None:
     write_bundle(boxes, Path("bundle"), ["sh", "-c", "echo begun > /out/mark; sleep 100"])
-    boxes.good("create", "--bundle", "bundle", "--pid-file", "pid", "box")
+    boxes.begin("create", "--bundle", "bundle", "--pid-file", "pid", "box")
     state = boxes.state_of("box")
     assert state["status"] == "created" and state["bundle"] == str(Path("bundle").resolve())
     assert state["pid"] == int(Path("pid").read_text())
@@ -79,7 +79,7 @@ def test_created_then_started(boxes: Boxes) -> None:
     assert boxes.state_of("box")["status"] == "running"
     assert "not created" in boxes.bad("start", "box")
     assert "already exists" in boxes.bad("create", "--bundle", "bundle", "box")
-    boxes.good("create", "--bundle", "bundle", "other")
+    boxes.begin("create", "--bundle", "bundle", "other")
     boxes.good("delete", "other")  # never started
     boxes.good("delete", "--force", "box")
 
@@ -176,7 +176,7 @@ def test_exec(boxes: Boxes) -> None:
 
 def test_exec_detached(boxes: Boxes) -> None:
     boxes.good("run", "-d", "--id", "box", "--", "sleep", "100")
-    boxes.good("exec", "-d", "box", "sh", "-c", "echo $$ > pid; while [ ! -e go ]; do sleep 0.01; done; exit 4")
+    boxes.begin("exec", "-d", "box", "sh", "-c", "echo $$ > pid; while [ ! -e go ]; do sleep 0.01; done; exit 4")
     until(lambda: Path("pid").exists() and Path("pid").read_text(), "it runs")
     pid = Path("pid").read_text().strip()
     assert "does not exist" in boxes.bad("wait", "--pid", "99999", "box") or True
@@ -197,6 +197,28 @@ def test_exec_detached(boxes: Boxes) -> None:
     words = boxes.command("exec", "-d", "--pid-file", "waiter", "box", "sh", "-c", script)
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=90)
     assert (done.stdout, done.stderr) == ("6\n", "")
+
+
+def test_what_the_pid_file_names_ends_as_the_first_program(boxes: Boxes) -> None:
+    """As monitors of containers (conmon) find out how one ended: they are its subreaper."""
+    code = """if True:
+        import ctypes, os, subprocess, sys
+        ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
+        create, start = sys.argv[1:].index('--'), sys.argv[1:].index('++')
+        subprocess.run(sys.argv[2 + create : 1 + start], check=True, timeout=60)
+        pid = int(open('pid').read())
+        assert os.waitpid(-1, os.WNOHANG) == (0, 0)
+        subprocess.run(sys.argv[2 + start :], check=True, timeout=60)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+    """
+    write_bundle(boxes, Path("bundle"), ["sh", "-c", "echo out; echo err >&2; exit 6"])
+    create = boxes.command("create", "--bundle", "bundle", "--pid-file", "pid", "box")
+    start = boxes.command("start", "box")
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--", *create, "++", *start], capture_output=True, text=True, timeout=90
+    )
+    assert (sorted(done.stdout.split()), done.stderr) == (["6", "out"], "err\n")  # it has the standard descriptors
+    assert boxes.state_of("box")["exitStatus"] == 6
 
 
 def test_signals(boxes: Boxes) -> None:
