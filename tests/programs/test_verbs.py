@@ -82,6 +82,17 @@ def test_created_then_started(boxes: Boxes) -> None:
     boxes.begin("create", "--bundle", "bundle", "other")
     boxes.good("delete", "other")  # never started
     boxes.good("delete", "--force", "box")
+    said = boxes.bad("create", "--bundle", "bundle", "--id", "none", "--", "nothing-here")
+    assert "nothing-here: executable file not found in $PATH" in said
+    assert "/etc/passwd: Permission denied" in boxes.bad("create", "--bundle", "bundle", "--id", "none", "--", "/etc/passwd")
+    Path("bundle/rootfs/script").write_text("#!/not/there\n")
+    Path("bundle/rootfs/script").chmod(0o755)
+    boxes.begin("create", "--bundle", "bundle", "--id", "none", "--", "/script")
+    assert "/script: no such file or directory: its interpreter does not exist" in boxes.bad("start", "none")
+    until(lambda: boxes.state_of("none")["status"] == "stopped", "it stops")
+    assert boxes.state_of("none")["exitStatus"] == 127
+    assert "nothing-here: executable file not found" in boxes.bad("run", "-d", "--id", "box", "--", "nothing-here")
+    assert "does not exist" in boxes.bad("state", "box")
 
 
 def write_bundle(boxes: Boxes, path: Path, command: list[str], **process: object) -> dict[str, object]:
@@ -162,7 +173,8 @@ def test_exec(boxes: Boxes) -> None:
     said = boxes.good("exec", "--cwd", "/usr", "--env", "MORE=2", *user, "box", "sh", "-c", script)
     assert said.split() == ["/usr", "1", "2", str(uid), "0"]
     assert boxes("exec", "box", "sh", "-c", "kill -9 $$").status == 137
-    assert "nothing-here" in boxes.bad("exec", "box", "nothing-here")
+    assert "nothing-here: executable file not found in $PATH" in boxes.bad("exec", "box", "nothing-here")
+    assert "/etc: Permission denied" in boxes.bad("exec", "box", "/etc")
     assert "does not exist" in boxes.bad("exec", "none", "true")
     assert "/nowhere" in boxes.bad("exec", "--cwd", "/nowhere", "box", "true")
     Path("process.json").write_text(json.dumps({"args": ["sh", "-c", "echo $X; pwd"], "cwd": "/tmp", "env": ["X=y", "PATH=/bin:/usr/bin"]}))
