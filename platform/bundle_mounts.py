@@ -1,4 +1,4 @@
-"""What an OCI bundle adds to a sandbox's root: its mounts, masked and read-only paths, and a root that is read-only.
+"""What an OCI bundle adds to a sandbox's root: mounts, devices, masked and read-only paths, and that it is read-only.
 
 Made by pid 1 once `/` is the new root, so that links in it lead where the guest sees them lead, and while the old root
 is still in the namespace, or nothing could be bound from it. Sources: config-linux.md and config.md of the runtime
@@ -7,12 +7,13 @@ specification, mount(2).
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
 from trapline.platform import setup_calls as calls
 from trapline.platform.setup_calls import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, MS_REC, MS_REMOUNT, mount
-from trapline.sentry.options import DoOptions, Mount
+from trapline.sentry.options import Device, DoOptions, Mount
 
 Opened = list[tuple[Mount, int]]  # -1: no bind
 
@@ -30,6 +31,8 @@ def make(options: DoOptions, opened: Opened) -> None:
             os.close(source)
         else:
             _fresh(each)
+    for device in options.devices:
+        _make_device(device)
     for path in options.masked:
         _mask(path)
     for path in options.read_only:
@@ -58,6 +61,23 @@ def _make_place(target: str, directory: bool) -> str:
         os.makedirs(os.path.dirname(place), exist_ok=True)
         os.close(os.open(place, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
     return place
+
+
+def _make_device(device: Device) -> None:
+    """As the specification has it: an existing node of this kind and number is left as it is."""
+    kind = {"b": stat.S_IFBLK, "p": stat.S_IFIFO}.get(device.kind, stat.S_IFCHR)
+    number = 0 if kind == stat.S_IFIFO else os.makedev(device.major, device.minor)
+    place = os.path.realpath(device.path)
+    try:
+        found = os.lstat(place)
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(place), exist_ok=True)
+        os.mknod(place, kind | device.mode, number)
+        os.chmod(place, device.mode)  # mknod was subject to the umask
+        os.chown(place, device.uid, device.gid)
+        return
+    if stat.S_IFMT(found.st_mode) != kind or (kind != stat.S_IFIFO and found.st_rdev != number):
+        raise OSError(errno.EEXIST, "there is something else", device.path)
 
 
 def _mask(path: str) -> None:

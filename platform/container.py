@@ -145,10 +145,9 @@ class Container:
                 session.take_console(self._log)
             self._take_standard()
             os.chdir("/")  # not to keep a file system busy
+        session.pump.add(sandbox.channel.fileno(), self._hear, self._hear)
         if self.options.created:
             self._started()
-        else:
-            session.pump.add(sandbox.channel.fileno(), self._hear, self._hear)
 
     def _hear(self) -> None:
         """The channel's end: the program is being executed. Or a word on why not."""
@@ -163,8 +162,9 @@ class Container:
             session.failure = message[1:].decode(errors="surrogateescape").partition(" ")[2]
             if self._writer >= 0:
                 _tell(self._writer, b"E" + session.failure.encode(errors="surrogateescape"))
-            return
-        self._started()
+        elif not self._was_started:
+            self._started()
+        session.on_executed()
 
     def _ended_at_once(self) -> None:
         """It ended before anything was heard of its start, which is: it could not execute its program, or it did, and

@@ -52,10 +52,15 @@ class ControlTarget:
             return Status.CREATED
         return Status.PAUSED if self._pauser.paused else Status.RUNNING
 
-    def start(self) -> None:
+    async def start(self) -> None:
         if self.status is not Status.CREATED:
             raise Refused(f"the sandbox is {self.status.value}, not created")
+        executed = trio.Event()
+        self._session.on_executed = executed.set
         self._session.release()
+        await executed.wait()
+        if self._session.failure:
+            raise Refused(self._session.failure)
 
     # -- processes from outside
     async def execute(self, spec: ExecSpec, stdio: list[int]) -> Started:

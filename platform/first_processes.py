@@ -11,6 +11,7 @@ import socket
 import struct
 from collections.abc import Callable
 from time import CLOCK_BOOTTIME, CLOCK_MONOTONIC, clock_gettime_ns
+from types import ModuleType
 from typing import NoReturn
 
 from trapline.platform import mounts, terminal_nodes
@@ -64,6 +65,12 @@ class First:
         self.starts = (0, 0)
         self.keep: list[int] = []
         self.mask: set[int | signal.Signals] = set()
+        self.identity: ModuleType | None = None
+        if options.user is not None or options.rlimits or options.capabilities is not None:
+            # Now: in the guest's root there is nothing to be imported.
+            from trapline.platform import guest_identity
+
+            self.identity = guest_identity
 
     def fork_init(self) -> tuple[int, Clocks]:
         """As root, in the sentry: pid 1, with the pid and time namespaces that it starts in."""
@@ -123,6 +130,10 @@ class First:
             calls.close_all_but(self.keep)
             if flags:
                 calls.unshare(flags)
+            if self.options.network_path or self.options.sysctl:
+                from trapline.platform import bundle_kernel
+
+                bundle_kernel.prepare(self.options)
             mounts.build(self.plan)
             if self.options.user is not None:
                 _make_directory(self.directory)
@@ -171,12 +182,10 @@ class First:
             default_signals()
             enter_directory(self.directory)
             options = self.options
-            if options.user is None and not options.rlimits and options.capabilities is None:
+            if self.identity is None:
                 drop_capabilities()
             else:
-                from trapline.platform import guest_identity
-
-                guest_identity.take(options.user, options.rlimits, options.capabilities)
+                self.identity.take(options.user, options.rlimits, options.capabilities)
             signal.pthread_sigmask(signal.SIG_SETMASK, self.mask)
             notes = "\n".join(["G", *self.plan.notes]).encode(errors="surrogateescape")
             socket.send_fds(self.channel, [notes], self.plan.terminals)

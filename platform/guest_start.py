@@ -39,11 +39,13 @@ class Launch:
         self.program = bpf.build(registry.effective_table(), options.platform)
         self.environment = options.environment(dict(os.environb))
 
-    def main(self, command: list[str], environment: dict[bytes, bytes] | None = None) -> GuestMain:
+    def main(
+        self, command: list[str], environment: dict[bytes, bytes] | None = None, look: bool = False
+    ) -> GuestMain:
         """`make` with what all have in common; `environment` None: that of the first."""
         own = self.environment if environment is None else environment
         cores = self.options.core_dir is not None
-        return make(command, own, self.program, self.notifications, self.killable, cores)
+        return make(command, own, self.program, self.notifications, self.killable, cores, look)
 
 
 def make(
@@ -53,13 +55,19 @@ def make(
     listener: bool,
     killable: bool = False,
     cores: bool = False,
+    look: bool = False,
 ) -> GuestMain:
     """The function that becomes the guest's program. `program` is the filter, for `killable` see
-    `install_filter`. With `cores` it may write core files as large as it may raise their limit to."""
+    `install_filter`. With `cores` it may write core files as large as it may raise their limit to. With `look` a
+    program that is not there is found before anything waits for it to be started."""
 
     def guest_main(channel: socket.socket) -> NoReturn:
         path = environment.get(b"PATH", b"/usr/local/bin:/usr/bin:/bin").decode(errors="surrogateescape")
         found = [c for c in candidates(command[0], path) if os.path.lexists(c)]
+        if look and not any([os.path.isfile(c) and os.access(c, os.X_OK, effective_ids=True) for c in found]):
+            text = os.strerror(errno.EACCES) if found else "command not found"
+            channel.send(f"E{command[0]}: {text}".encode(errors="surrogateescape"))
+            os._exit(125)
         if cores:
             hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
             resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))

@@ -259,7 +259,7 @@ def start(
         privileged=privileged(),
     )
     plan.is_init = is_init
-    if any((options.mounts, options.masked, options.read_only, options.read_only_root)):
+    if any((options.mounts, options.devices, options.masked, options.read_only, options.read_only_root)):
         plan.bundle = options
     if options.tty:
         plan.own_terminal, plan.window = True, window_size(terminal)

@@ -88,7 +88,7 @@ def run_in(
 ) -> tuple[int, int]:
     """(exit status, the signal that the command died of or 0). SetupError. With `container` the command is pid 1."""
     launch = guest_start.Launch(options, bool(features.Features(options.without).wait_killable_recv))
-    guest_main = launch.main(options.command)
+    guest_main = launch.main(options.command, look=container is not None and container.options.created)
     setup = namespaces.start(
         options, guest_main, entry.stage, terminal=terminal, hostname=options.hostname, is_init=container is not None
     )

@@ -38,6 +38,8 @@ from trapline.sentry.time.parameter_page import ParameterPage
 from trapline.sentry.time.timekeeper import MONOTONIC_RAW, NSEC, REALTIME
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from trapline.platform.detached_terminal import DetachedTerminal
     from trapline.platform.exec_guest import Door
     from trapline.platform.own_terminal import OwnTerminal
@@ -99,6 +101,8 @@ class Session:
         #: The terminal of a detached sandbox.
         self.console: DetachedTerminal | None = None
         self.failure = ""  # why the first guest could not execute its program
+        #: It has, or could not, or was killed before.
+        self.on_executed: Callable[[], None] = lambda: None
         self.error = ""
         self.killed_by = 0  # the signal that the first guest died of
         self.forwarded = False

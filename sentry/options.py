@@ -30,6 +30,18 @@ class Mount(msgspec.Struct):
     data: str = ""  # the file system's own options
 
 
+class Device(msgspec.Struct):
+    """A device node of an OCI bundle (mknod(2))."""
+
+    path: str  # absolute, in the guest
+    kind: str  # c, b, u (as c) or p
+    major: int = 0
+    minor: int = 0
+    mode: int = 0o666
+    uid: int = 0
+    gid: int = 0
+
+
 class User(msgspec.Struct):
     """Who the first program runs as. Ids are the sandbox's."""
 
@@ -73,6 +85,9 @@ class DoOptions(msgspec.Struct):
     rlimits: dict[str, tuple[int, int]] = {}  # RLIMIT_NOFILE and so on: soft, hard
     capabilities: list[str] | None = None  # CAP_CHOWN and so on; None: a container's default set
     no_new_privileges: bool = True
+    network_path: str = ""  # with network "host": not the host's, but the namespace that this file is
+    sysctl: dict[str, str] = {}  # of the sandbox's own namespaces: kernel.msgmax and so on
+    devices: list[Device] = []
     mounts: list[Mount] = []
     masked: list[str] = []  # paths in the guest that show as empty
     read_only: list[str] = []  # paths in the guest that cannot be written

@@ -8,7 +8,7 @@ import signal
 import sys
 
 from trapline.sentry.cli.flags import Flag, UsageError, VerbError
-from trapline.sentry.cli.verb import Verb, find_named, path
+from trapline.sentry.cli.verb import Verb, as_runtimes_say, find_named, path
 
 TYPE_CHECKING = False  # not imported: typing costs half as much as Python's own start
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def _exec(values: dict[str, Any], words: list[str]) -> int:
     except Gone:
         raise VerbError(f"sandbox {record.id} is not running") from None
     except (ControlError, RecordError) as error:
-        raise VerbError(str(error)) from None
+        raise VerbError(as_runtimes_say(str(error))) from None
 
 
 def _spec(values: dict[str, Any], command: list[str]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from trapline.sentry.cli import do
 from trapline.sentry.cli.flags import Flag, UsageError, VerbError
-from trapline.sentry.cli.verb import Verb, path
+from trapline.sentry.cli.verb import Verb, as_runtimes_say, path
 from trapline.sentry.options import ContainerOptions
 
 _OWN = (
@@ -98,7 +98,8 @@ def _use_bundle(result: ContainerOptions, values: dict[str, Any], command: list[
         raise VerbError(str(error)) from None
     result.annotations = bundle.config.annotations
     options.env = [*options.env, *added]
-    options.network = values["network"] or options.network
+    if values["network"]:
+        options.network, options.network_path = values["network"], ""
     options.tty = bool(terminal or options.record or (bundle.config.process and bundle.config.process.terminal))
     if cwd:
         options.cwd = os.path.normpath("/" + cwd)
@@ -115,7 +116,7 @@ def _start(values: dict[str, Any], words: list[str], created: bool) -> int:
         status: int = run.run_container(options)
         return status
     except (state_dir.StateDirError, SetupError) as error:
-        raise VerbError(str(error)) from None
+        raise VerbError(as_runtimes_say(str(error))) from None
 
 
 def _run(values: dict[str, Any], words: list[str]) -> int:

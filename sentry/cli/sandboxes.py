@@ -132,6 +132,8 @@ def _status(path: str, name: str) -> str:
 
 def choose(given: str | None, name: str | None) -> Entry:
     """The entry of one sandbox, by its id or because it is the only one. NoSuchSandbox."""
+    if name is not None and given is not None and not os.path.lexists(given):
+        raise NoSuchSandbox(_why_not(name))
     there = entries(given)
     if name is None:
         if len(there) == 1:

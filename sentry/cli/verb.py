@@ -108,7 +108,18 @@ def ask(record: Record, method: str, **params: Any) -> Any:
     except Gone:
         raise VerbError(f"sandbox {record.id} is not running") from None
     except (ControlError, RecordError) as error:
-        raise VerbError(str(error)) from None
+        raise VerbError(as_runtimes_say(str(error))) from None
+
+
+def as_runtimes_say(text: str) -> str:
+    """Why a program was not executed, in the words that callers of OCI runtimes look for to tell 127 from 126."""
+    for ours, theirs in (
+        (": command not found", ": executable file not found in $PATH"),
+        (": its interpreter does not exist", ": no such file or directory: its interpreter does not exist"),
+    ):
+        if text.endswith(ours):
+            return text.removesuffix(ours) + theirs
+    return text
 
 
 def print_json(value: Any) -> None:

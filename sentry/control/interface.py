@@ -91,8 +91,9 @@ class Control(Protocol):
     @property
     def status(self) -> Status: ...
 
-    def start(self) -> None:
-        """Let the first process of a created sandbox execute its program. Refused in any other state."""
+    async def start(self) -> None:
+        """Let the first process of a created sandbox execute its program, and wait until it has. Refused in any other
+        state, and where it cannot."""
 
     async def execute(self, spec: ExecSpec, stdio: list[int]) -> Started:
         """Start one more process. `stdio` are descriptors of ours for its 0, 1 and 2 (duplicated; none with a

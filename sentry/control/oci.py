@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from trapline.sentry.control import mount_options
-from trapline.sentry.options import DoOptions, Mount, User
+from trapline.sentry.options import Device, DoOptions, Mount, User
 
 CONFIG = "config.json"
 OCI_VERSION = "1.0.2"  # that `state`, `spec` and `features` tell
@@ -91,13 +91,23 @@ class OciNamespace(msgspec.Struct):
     path: str = ""
 
 
+class OciDevice(msgspec.Struct, rename="camel"):
+    path: str
+    type: str
+    major: int = 0
+    minor: int = 0
+    file_mode: int = 0o666
+    uid: int = 0
+    gid: int = 0
+
+
 class OciLinux(msgspec.Struct, rename="camel"):
     namespaces: list[OciNamespace] = []
     masked_paths: list[str] = []
     readonly_paths: list[str] = []
     uid_mappings: list[Any] = []
     gid_mappings: list[Any] = []
-    devices: list[Any] = []
+    devices: list[OciDevice] = []
     sysctl: dict[str, str] = {}
     resources: dict[str, Any] = {}
     seccomp: dict[str, Any] = {}
@@ -204,16 +214,22 @@ def _check_linux(linux: OciLinux, notes: list[str]) -> None:
             raise OciError(f"{CONFIG}: linux.namespaces: there is no namespace {namespace.type}")
         if kinds.count(namespace.type) > 1:
             raise OciError(f"{CONFIG}: linux.namespaces: {namespace.type} is listed twice")
-        if namespace.path:
+        if namespace.path and namespace.type != "network":
             raise OciError(f"{CONFIG}: linux.namespaces: joining a {namespace.type} namespace is not supported")
     for kind in ALWAYS:
         if kinds and kind not in kinds:
             raise OciError(f"{CONFIG}: linux.namespaces: a sandbox always has a {kind} namespace of its own")
     if "user" in kinds or linux.uid_mappings or linux.gid_mappings:
         raise OciError(f"{CONFIG}: linux: mappings of user ids are not supported")
-    for name in ("devices", "sysctl", "personality", "intel_rdt"):
+    for name in ("personality", "intel_rdt"):
         if getattr(linux, name):
             raise OciError(f"{CONFIG}: linux.{name.replace('_r', 'R')} is not supported")
+    for name in linux.sysctl:
+        if not _in_namespaces(name, "network" in kinds):
+            raise OciError(f"{CONFIG}: linux.sysctl: {name} is the host's: a sandbox has none of its own")
+    for device in linux.devices:
+        if device.type not in ("c", "b", "u", "p"):
+            raise OciError(f"{CONFIG}: linux.devices: {device.path}: there is no type {device.type}")
     limits = [name for name, value in linux.resources.items() if value and name != "devices"]
     if limits:
         notes.append(f"linux.resources is not applied: {', '.join(sorted(limits))}")
@@ -221,6 +237,18 @@ def _check_linux(linux: OciLinux, notes: list[str]) -> None:
         notes.append("linux.seccomp is not applied: guests have the sandbox's own filter")
     if "cgroup" in kinds:
         notes.append("linux.namespaces: there is no cgroup namespace; /sys/fs/cgroup is empty")
+
+
+def _in_namespaces(name: str, own_network: bool) -> bool:
+    """Whether a name below /proc/sys, with dots or slashes, is one of a namespace that the sandbox has of its own."""
+    path = name.replace("/", ".")
+    if any(not part or part.startswith(".") for part in path.split(".")):
+        return False
+    if path.startswith("net."):
+        return own_network
+    return path in ("kernel.domainname", "kernel.hostname", "kernel.sem") or path.startswith(
+        ("kernel.msg", "kernel.shm", "fs.mqueue.")
+    )
 
 
 def apply(bundle: Bundle, options: DoOptions) -> None:
@@ -246,7 +274,14 @@ def apply(bundle: Bundle, options: DoOptions) -> None:
     options.rlimits = rlimits(process)
     options.capabilities = capabilities(process)
     options.no_new_privileges = True
-    options.network = "none" if any(n.type == "network" for n in linux.namespaces) else "host"
+    network = next((n for n in linux.namespaces if n.type == "network"), None)
+    options.network = "none" if network is not None and not network.path else "host"
+    options.network_path = network.path if network is not None else ""
+    options.sysctl = {name.replace("/", "."): value for name, value in linux.sysctl.items()}
+    options.devices = [
+        Device(_inside(d.path, "linux.devices"), d.type, d.major, d.minor, d.file_mode & 0o7777, d.uid, d.gid)
+        for d in linux.devices
+    ]
     options.masked = [_inside(path, "linux.maskedPaths") for path in linux.masked_paths]
     options.read_only = [_inside(path, "linux.readonlyPaths") for path in linux.readonly_paths]
     options.mounts = [found for each in config.mounts if (found := _mount(bundle, each)) is not None]

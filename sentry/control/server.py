@@ -88,7 +88,6 @@ class _Methods:
         self._control = control
         self.direct: dict[str, tuple[type[Any], Callable[[Any], Any]]] = {
             "state": (Nothing, self._state),
-            "start": (Nothing, lambda _: control.start()),
             "kill": (Kill, self._kill),
             "ps": (Nothing, lambda _: control.processes()),
             "stats": (Nothing, lambda _: control.stats()),
@@ -96,6 +95,7 @@ class _Methods:
         }
         self.waiting: dict[str, tuple[type[Any], Callable[[Any, list[int]], Awaitable[Answer]]]] = {
             "exec": (Exec, self._exec),
+            "start": (Nothing, self._start),
             "wait": (Wait, self._wait),
             "pause": (Nothing, self._pause),
             "resume": (Nothing, self._resume),
@@ -132,6 +132,10 @@ class _Methods:
 
     async def _wait(self, given: Wait, _: list[int]) -> Answer:
         return Answer({"status": await self._control.wait(given.pid)})
+
+    async def _start(self, _: Nothing, __: list[int]) -> Answer:
+        await self._control.start()
+        return Answer(None)
 
     async def _pause(self, _: Nothing, __: list[int]) -> Answer:
         await self._control.pause()

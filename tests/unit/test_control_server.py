@@ -31,7 +31,7 @@ class FakeControl:
         self.cancelled: list[str] = []
         self.waiting = trio.Event()
 
-    def start(self) -> None:
+    async def start(self) -> None:
         if self.status is not Status.CREATED:
             raise Refused("it is running already")
         self.status = Status.RUNNING

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from trapline.sentry.control import mount_options, oci
 from trapline.sentry.control.oci import OciError
-from trapline.sentry.options import DoOptions, Mount, User
+from trapline.sentry.options import Device, DoOptions, Mount, User
 
 PLAIN: dict[str, Any] = {
     "ociVersion": "1.0.2-dev",
@@ -81,6 +81,8 @@ def test_everything(tmp_path: Path) -> None:
             "hostname": "h",
             "annotations": {"a": "b"},
             "linux.namespaces": [{"type": kind} for kind in ("pid", "mount", "ipc", "uts")],
+            "linux.sysctl": {"kernel.msgmax": "9", "fs/mqueue/msg_max": "7"},
+            "linux.devices": [{"path": "/dev/fuse", "type": "c", "major": 10, "minor": 229, "fileMode": 384, "uid": 5}],
             "linux.maskedPaths": ["/proc/kcore"],
             "linux.readonlyPaths": ["/proc/sys/"],
             "linux.unheardOf": {"x": [1]},
@@ -108,6 +110,8 @@ def test_everything(tmp_path: Path) -> None:
         network="host",
         notes=["mounts: /sys/fs/cgroup: there is no cgroup file system; it is empty"],
         hostname="h",
+        sysctl={"kernel.msgmax": "9", "fs.mqueue.msg_max": "7"},
+        devices=[Device("/dev/fuse", "c", 10, 229, 0o600, 5, 0)],
         masked=["/proc/kcore"],
         read_only=["/proc/sys"],
         mounts=[
@@ -116,6 +120,12 @@ def test_everything(tmp_path: Path) -> None:
             Mount("/tmp", "tmpfs", "tmpfs", mount_options.MS_NOEXEC, data="mode=1777"),
         ],
     )
+
+
+def test_a_network_that_somebody_made(tmp_path: Path) -> None:
+    kinds = [{"type": kind} for kind in ("pid", "mount", "ipc", "uts")]
+    found = options(tmp_path, {"linux.namespaces": [*kinds, {"type": "network", "path": "/run/netns/x"}]})
+    assert (found.network, found.network_path) == ("host", "/run/netns/x")
 
 
 def test_what_is_left_out_is_told(tmp_path: Path) -> None:
@@ -157,8 +167,11 @@ def test_what_is_left_out_is_told(tmp_path: Path) -> None:
         ({"linux.namespaces": [{"type": "fish"}]}, "no namespace fish"),
         ({"linux.namespaces": [{"type": "ipc", "path": "/proc/1/ns/ipc"}]}, "joining a ipc namespace"),
         ({"linux.uidMappings": [{"hostID": 1, "containerID": 0, "size": 1}]}, "mappings of user ids"),
-        ({"linux.devices": [{"path": "/dev/x"}]}, "linux.devices is not supported"),
-        ({"linux.sysctl": {"kernel.msgmax": "1"}}, "linux.sysctl is not supported"),
+        ({"linux.devices": [{"path": "/dev/x", "type": "x"}]}, "there is no type x"),
+        ({"linux.devices": [{"path": "x", "type": "c"}]}, "'x' is not absolute"),
+        ({"linux.sysctl": {"kernel.panic": "1"}}, "kernel.panic is the host's"),
+        ({"linux.sysctl": {"kernel.msg/../panic": "1"}}, "is the host's"),
+        ({"linux.sysctl": {"net.x": "1"}, "linux.namespaces": [{"type": k} for k in ("pid", "mount", "ipc")]}, "net.x"),
         ({"linux.intelRdt": {"closID": "x"}}, "linux.intelRdt is not supported"),
         ({"linux.maskedPaths": ["proc"]}, "'proc' is not absolute"),
         ({"mounts": [{"destination": "/"}]}, "cannot be mounted on"),

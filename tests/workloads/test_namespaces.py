@@ -229,6 +229,29 @@ def test_mounts_of_a_bundle(place: Place) -> None:
     assert not os.path.exists("/elsewhere")
 
 
+def test_a_network_devices_and_sysctls_of_a_bundle(place: Place) -> None:
+    options = {"sysctl": {"kernel.msgmax": "4321", "fs.mqueue.msg_max": "7"}, "user": {"uid": 0, "gid": 0}}
+    script = "cat /proc/sys/kernel/msgmax /proc/sys/fs/mqueue/msg_max"
+    before = Path("/proc/sys/kernel/msgmax").read_text()
+    out, _ = place.run(script, options=options)
+    assert out.split() == ["4321", "7"] and Path("/proc/sys/kernel/msgmax").read_text() == before
+    if place.user is not None:
+        return  # the rest needs root
+    holder = subprocess.Popen(["unshare", "-n", "cat"], stdin=subprocess.PIPE)
+    try:
+        path = f"/proc/{holder.pid}/ns/net"
+        until(lambda: os.readlink(path) != os.readlink("/proc/self/ns/net"), 20)
+        device = {"path": "/dev/sub/null", "kind": "c", "major": 1, "minor": 3, "mode": 0o640, "uid": 7, "gid": 8}
+        options = {"network": "host", "network_path": path, "devices": [device]}
+        script = "readlink /proc/self/ns/net; stat -c '%F %t:%T %a %u:%g' /dev/sub/null; echo x > /dev/sub/null"
+        out, _ = place.run(script, options=options)
+        assert out.splitlines() == [os.readlink(path), "character special file 1:3 640 7:8"]
+    finally:
+        holder.communicate()
+    process = place.start("true", options={"network": "host", "network_path": "/run/netns/not-there"})
+    assert process.communicate()[1] == "error: /run/netns/not-there: No such file or directory\n"
+
+
 def test_an_ordinary_users_bundle_may_be_of_any_user(place: Place) -> None:
     if place.user is None:
         pytest.skip("only for an ordinary user")
