@@ -101,6 +101,8 @@ class Container:
             if options.detach:
                 self._open_log(entry.path)
             status = run.run_in(sandbox, entry, watcher, terminal, own, self)[0]
+            if not self._was_started:
+                self._ended_at_once()
             return status
         finally:
             if own is not None:
@@ -169,6 +171,16 @@ class Container:
         elif not self._was_started:
             self._started()
         session.on_executed()
+
+    def _ended_at_once(self) -> None:
+        """It ended before anything was heard of its start, which is: it could not execute its program, or it did, and
+        was quick."""
+        assert self._session is not None
+        why = self._session.failure or self._session.error
+        if not why:
+            self._started()
+        elif self._writer >= 0:
+            _tell(self._writer, b"E" + why.encode(errors="surrogateescape"))
 
     def _started(self) -> None:
         writer, self._writer, self._was_started = self._writer, -1, True

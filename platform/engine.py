@@ -75,6 +75,8 @@ class Engine(HostServices):
         self.structures: dict[int, int] = {}
         #: Deaths that were met while something else was waited for.
         self.deferred: list[tuple[int, int, bytes]] = []
+        #: There are or were children that are no tracees (yet): their deaths may be waiting, too.
+        self.others = False
         self.sources = StopSources()
         self.regs = pt.RegisterFile()
         self.vdso: VdsoSetup | None = None
@@ -175,7 +177,7 @@ class Engine(HostServices):
             if self.self_poked:
                 self.serve_self_poked()
             if len(self.tracees) == 1 and host in self.tracees and not (
-                self.early or self.stillborn or self.deferred
+                self.early or self.stillborn or self.deferred or self.others
             ):
                 # What was served is the only one there is: it runs again, and its next stop sends a SIGCHLD
                 # of its own. After another's stop or death it may be waiting, with a SIGCHLD that merged.

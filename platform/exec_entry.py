@@ -15,7 +15,7 @@ from trapline.platform import ptrace_calls as pt
 from trapline.platform.exec_guest import Door, Entrant
 from trapline.platform.first_processes import explain
 from trapline.platform.notifications import Listener
-from trapline.platform.task_ids import blocked, read_ids
+from trapline.platform.task_ids import blocked, is_ending, read_ids
 from trapline.platform.tracee import WALL_CLOCK, Tracee
 from trapline.sentry.control.interface import ExecSpec, Refused
 from trapline.sentry.kernel import task_clone
@@ -67,16 +67,18 @@ class Entry:
         self._spec = spec
         self._stdio = stdio
         self._handles: list[int] = []  # that came with messages and are nobody's yet
-        self._host = 0
+        self._helper = self._host = 0
 
     async def run(self, started: dict[int, Executed]) -> Executed:
         """Until it has executed its program; it is in `started` from the moment when it is a task. Refused."""
         ours, inside = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC)
         with ours:
+            self._session.engine.others = True
             ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
             try:
                 with inside:
-                    self._session.strangers.add(self._entrant().fork(inside, self._stdio))
+                    self._helper = self._entrant().fork(inside, self._stdio)
+                self._session.strangers.add(self._helper)
                 await self._hear(ours, b"G")
                 await self._hear(ours, b"L")
                 guest = self._adopt()
@@ -136,7 +138,7 @@ class Entry:
             return
         if message[:1] == b"E":
             text = message[1:].decode(errors="replace")
-            raise Refused(ENDED if self._is_over() or "fork: " in text else text)
+            raise Refused(ENDED if self._is_over() else text)
         raise Refused(ENDED if self._is_over() else "the process was killed before it could execute its program")
 
     async def _receive(self, channel: socket.socket) -> bytes:
@@ -156,17 +158,19 @@ class Entry:
         return message
 
     def _sent_by(self, host: int) -> None:
-        if host == self._host or host in self._session.strangers or host in self._session.engine.tracees:
+        if host in (self._host, self._helper):
             return
         self._host = host
         if host in self._session.engine.died_early:
             self._session.engine.died_early.discard(host)  # its death was taken as that of an unknown child
-            self._host = -1
         else:
             self._session.strangers.add(host)
 
     def _is_over(self) -> bool:
-        return self._session.pump.done or not self._session.kernel.state.tasks
+        """Also when the host kills all, since pid 1 is on its way out, and we have not heard of that yet."""
+        if self._session.pump.done or not self._session.kernel.state.tasks:
+            return True
+        return is_ending(self._session.sandbox.init_pid)
 
     # -- adoption
     def _adopt(self) -> Executed:
@@ -175,14 +179,14 @@ class Entry:
         engine, kernel = session.engine, session.kernel
         if self._is_over():
             raise Refused(ENDED)
-        if host <= 0:
+        if host not in session.strangers:  # it was reaped, and the number may be another's by now
             raise Refused("the process was killed before it could execute its program")
         try:
             pt.call(pt.PTRACE_SEIZE, host, 0, pt.OPTIONS)
             host_group, tid, _ = read_ids(host)
             mask = blocked(host)
         except (Gone, OSError) as error:
-            raise Refused(f"the process cannot be traced: {error}") from None
+            raise Refused(ENDED if self._is_over() else f"the process cannot be traced: {error}") from None
         try:
             task = task_clone.outside_task(kernel, tid, mask)
         except task_clone.Ended:

@@ -141,9 +141,11 @@ class SeccompEngine(Engine):
         poller = select.poll()
         poller.register(listener.fd, select.POLLIN)
         while True:
-            if not poller.poll(20):
+            ready = poller.poll(20)
+            if not ready or not ready[0][1] & select.POLLIN:
                 status = pt.wait_now(t.host)
                 if status is None:
+                    os.sched_yield()  # at a hangup: nobody is under its filter any more, and it is about to be dead
                     continue
                 if self.put_off_stop(t, status):
                     pt.cont(t.host)

@@ -385,9 +385,10 @@ class Session:
             text = self.sandbox.channel.recv(4096, socket.MSG_DONTWAIT).decode(errors="surrogateescape")
         except OSError:
             text = ""
-        failure = self.failure or (text[1:].partition(" ")[2] if text.startswith("X") else "")
-        if failure:
-            say(f"trapline: {failure}")
+        if text.startswith("X"):
+            self.failure = text[1:].partition(" ")[2]
+        if self.failure:
+            say(f"trapline: {self.failure}")
         if self.error:
             say(f"trapline: {self.error}")
         elif os.WIFSIGNALED(self.root_status):

@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Awaitable, Callable
 
+import trio
 from unprivileged_driver import become, load_all
 
 from trapline.platform import session
@@ -63,6 +64,48 @@ async def execute(control: ControlTarget) -> None:
         await control.wait(12345)
     except NoSuchProcess as error:
         say("wait:", error)
+    control.kill(9)
+
+
+@scenario
+async def same(control: ControlTarget) -> None:
+    """Marks of the sandbox that a process from outside has, too."""
+    await run(control, "sh", "-c", "until [ -e /tmp/trapline-mine ]; do :; done; cat /tmp/trapline-mine; nproc")
+    await run(control, "python3", "-c", "import time; print(time.clock_gettime(time.CLOCK_MONOTONIC) < 60)")
+    await run(control, "sh", "-c", "trap : USR1; kill -USR1 $$; wait")
+    control.kill(9)
+
+
+@scenario
+async def users(control: ControlTarget) -> None:
+    await run(control, "sh", "-c", "echo $(id -u) $(id -g) $(id -G | cut -d' ' -f2)", uid=12, gid=34, groups=[56])
+    show = "echo $(grep -E 'Cap(Eff|Prm)' /proc/self/status | cut -f2)"
+    await run(control, "sh", "-c", show, uid=12, gid=34)
+    await run(control, "sh", "-c", show, capabilities=["CAP_CHOWN"])
+    say("no capability:", await refusal(control, "true", capabilities=["CAP_NONSENSE"]))
+    control.kill(9)
+
+
+@scenario
+async def terminal(control: ControlTarget) -> None:
+    script = "tty >/dev/null && [ -t 0 ] && echo ready > /dev/tty; stty size; read x; stty size; exit 3"
+    started = await control.execute(ExecSpec(args=["sh", "-c", script], terminal=True, size=(50, 120)), [])
+    os.set_blocking(started.master, False)
+    seen = b""
+    asked = False
+    while seen.count(b"\n") < 4:
+        await trio.lowlevel.wait_readable(started.master)
+        seen += os.read(started.master, 4096)
+        if b"120" in seen and not asked:
+            asked = True
+            control.resize(40, 100, started.pid)
+            os.write(started.master, b"\n")
+    lines = [line for line in seen.decode().split("\r\n") if line]
+    say("ready" in lines)
+    for line in lines:
+        if line != "ready":
+            say(line)
+    say("status", await control.wait(started.pid))
     control.kill(9)
 
 
