@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,18 +18,33 @@ from harness import Result, native, trapline_command
 PATIENCE = 30  # seconds until something that must happen counts as not happening
 
 
-class Boxes:
-    """The verbs, on one platform and with one state directory."""
+NOBODY = 65534
+_AS_USER = Path(__file__).with_name("as_user.py")
 
-    def __init__(self, platform: str, path: Path) -> None:
+
+class Boxes:
+    """The verbs, on one platform and with one state directory; `user`: as this user of the host, where we are root."""
+
+    def __init__(self, platform: str, path: Path, user: int | None = None) -> None:
         self.platform = platform
         self.path = path
         self.state = path / "state"
+        self.user = user
 
     def command(self, verb: str, *words: str) -> list[str]:
         """The command line of a verb."""
-        own = ["--root", str(self.state), "--platform", self.platform]
-        return trapline_command(*own, verb, *words)
+        own = ["--root", str(self.state), "--platform", self.platform, verb, *words]
+        if self.user is None:
+            return trapline_command(*own)
+        for path in (self.path, *self.path.rglob("*")):
+            if path.lstat().st_uid != self.user and not path.is_relative_to(self.state):
+                os.chown(path, self.user, self.user, follow_symlinks=False)
+        return [sys.executable, str(_AS_USER), str(self.user), *own]
+
+    @property
+    def privileged(self) -> bool:
+        """Whether trapline runs as root."""
+        return self.user is None and os.geteuid() == 0
 
     def __call__(self, verb: str, *words: str, timeout: float = 60, **more: Any) -> Result:
         if "stdin" in more or "input" in more:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from boxes import Boxes, root_of_busybox, until
+from boxes import NOBODY, Boxes, root_of_busybox, until
 from harness import alive, is_root, trapline_command
 
 #: Counts into a file of the shared directory.
@@ -27,7 +29,23 @@ def boxes(platform: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
     found.close()
 
 
-def test_a_life(boxes: Boxes) -> None:
+@pytest.fixture(params=["root", "user"])
+def anyones(request: pytest.FixtureRequest, platform: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Boxes]:
+    """Also as an ordinary user, where the tests run as root."""
+    if request.param == "root" and not is_root():
+        pytest.skip("not root")
+    # Not pytest's tmp_path, which another user cannot enter.
+    path = Path(tempfile.mkdtemp(prefix="tl-", dir="/var/tmp"))
+    (path / "work").mkdir()
+    monkeypatch.chdir(path / "work")
+    found = Boxes(platform, path, NOBODY if request.param == "user" and is_root() else None)
+    yield found
+    found.close()
+    shutil.rmtree(path)
+
+
+def test_a_life(anyones: Boxes) -> None:
+    boxes = anyones
     boxes.good("run", "-d", "--id", "box", "--pid-file", "pid", "--", "sh", "-c", "sleep 100 & exec sleep 101")
     state = boxes.state_of("box")
     assert (state["id"], state["status"], state["ociVersion"]) == ("box", "running", "1.0.2")
@@ -65,7 +83,8 @@ def test_in_the_foreground(boxes: Boxes) -> None:
     assert "nothing-here" in boxes.bad("run", "--id", "three", "--", "nothing-here", status=127)
 
 
-def test_created_then_started(boxes: Boxes) -> None:
+def test_created_then_started(anyones: Boxes) -> None:
+    boxes = anyones
     write_bundle(boxes, Path("bundle"), ["sh", "-c", "echo begun > /out/mark; sleep 100"])
     boxes.begin("create", "--bundle", "bundle", "--pid-file", "pid", "box")
     state = boxes.state_of("box")
@@ -108,14 +127,15 @@ def write_bundle(boxes: Boxes, path: Path, command: list[str], **process: object
     return config
 
 
-def test_a_bundle(boxes: Boxes) -> None:
+def test_a_bundle(anyones: Boxes) -> None:
+    boxes = anyones
     script = """
         id -u; id -g; umask; pwd; env | grep -v '^PWD\\|^SHLVL\\|^OLDPWD' | sort
         ulimit -n; uname -n; grep NoNewPrivs /proc/self/status; grep CapBnd /proc/self/status
         touch /root/x || echo ro; touch /tmp/x && echo rw; cat /proc/kcore | wc -c; ls /proc/acpi 2>/dev/null | wc -l
         echo $$; ls /out; echo data > /out/made
     """
-    user = {"uid": 1000, "gid": 1000, "umask": 0o27} if is_root() else {"uid": 0, "gid": 0, "umask": 0o27}
+    user = {"uid": 1000, "gid": 1000, "umask": 0o27} if boxes.privileged else {"uid": 0, "gid": 0, "umask": 0o27}
     limits = [{"type": "RLIMIT_NOFILE", "soft": 100, "hard": 200}]
     write_bundle(
         boxes, Path("bundle"), ["sh", "-c", script], user=user, cwd="/made/here", env=["PATH=/bin", "A=b c"], rlimits=limits
@@ -127,14 +147,14 @@ def test_a_bundle(boxes: Boxes) -> None:
     config["root"]["readonly"] = False
     Path("bundle/config.json").write_text(json.dumps(config))
     result = boxes("run", "--bundle", "bundle", "box")
-    uid = "1000" if is_root() else "0"
-    home = "/home/ann" if is_root() else "/root"
+    uid = "1000" if boxes.privileged else "0"
+    home = "/home/ann" if boxes.privileged else "/root"
     lines = result.stdout.decode().splitlines()
     assert lines[:9] == [uid, uid, "0027", "/made/here", "A=b c", f"HOME={home}", "PATH=/bin", "100", "trapline"], result
     assert lines[9].split() == ["NoNewPrivs:", "1"]
-    if is_root():
+    if boxes.privileged:
         assert int(lines[10].split()[1], 16) == 1 << 5 | 1 << 10 | 1 << 29  # spec's three
-    assert lines[11:] == (["ro"] if is_root() else []) + ["rw", "0", "0", "1", "seen"]
+    assert lines[11:] == (["ro"] if boxes.privileged else []) + ["rw", "0", "0", "1", "seen"]
     assert Path("out/made").read_text() == "data\n"
     assert Path("out/made").stat().st_mode & 0o777 == 0o640
     assert Path("bundle/rootfs/made/here").is_dir()  # a bundle's root is written to
@@ -163,13 +183,14 @@ def test_bundles_that_are_refused(change: dict[str, object], says: str, boxes: B
     assert os.listdir(boxes.state) == [] if boxes.state.exists() else True
 
 
-def test_exec(boxes: Boxes) -> None:
+def test_exec(anyones: Boxes) -> None:
+    boxes = anyones
     boxes.good("run", "-d", "--id", "box", "--env", "FIRST=1", "--", "sleep", "100")
     result = boxes("exec", "box", "sh", "-c", "cat; echo err >&2; exit 5", input=b"in\n")
     assert (result.status, result.stdout, result.stderr) == (5, b"in\n", b"err\n")
     script = "pwd; echo $FIRST $MORE; id -u; echo $PPID"
-    uid = os.getuid() if not is_root() else 1234
-    user = ["--user", "1234:1235"] if is_root() else []
+    uid = 1234 if boxes.privileged else boxes.user or os.getuid()
+    user = ["--user", "1234:1235"] if boxes.privileged else []
     said = boxes.good("exec", "--cwd", "/usr", "--env", "MORE=2", *user, "box", "sh", "-c", script)
     assert said.split() == ["/usr", "1", "2", str(uid), "0"]
     assert boxes("exec", "box", "sh", "-c", "kill -9 $$").status == 137
@@ -177,7 +198,9 @@ def test_exec(boxes: Boxes) -> None:
     assert "/etc: Permission denied" in boxes.bad("exec", "box", "/etc")
     assert "does not exist" in boxes.bad("exec", "none", "true")
     assert "/nowhere" in boxes.bad("exec", "--cwd", "/nowhere", "box", "true")
-    Path("process.json").write_text(json.dumps({"args": ["sh", "-c", "echo $X; pwd"], "cwd": "/tmp", "env": ["X=y", "PATH=/bin:/usr/bin"]}))
+    process = {"args": ["sh", "-c", "echo $X; pwd"], "cwd": "/tmp", "env": ["X=y", "PATH=/bin:/usr/bin"]}
+    own = 0 if boxes.privileged else boxes.user or os.getuid()
+    Path("process.json").write_text(json.dumps({**process, "user": {"uid": own, "gid": own}}))
     assert boxes.good("exec", "--process", "process.json", "box") == "y\n/tmp\n"
     # Everything that was started is gone again.
     until(lambda: len(boxes.ps("box")) == 1, "only the first is left")
@@ -254,7 +277,8 @@ def test_signals(boxes: Boxes) -> None:
     assert Path("got").read_text().split() == ["ready", "usr1", "child", "term"]
 
 
-def test_pause_and_resume(boxes: Boxes) -> None:
+def test_pause_and_resume(anyones: Boxes) -> None:
+    boxes = anyones
     boxes.good("run", "-d", "--id", "box", "--", "sh", "-c", COUNT)
     count = Path("count")
     until(lambda: count.exists() and count.read_text(), "it counts")
@@ -291,7 +315,8 @@ def test_events_and_features(boxes: Boxes) -> None:
     assert features["ociVersionMin"] == "1.0.0" and "bind" in features["mountOptions"]
 
 
-def test_a_killed_sentry(boxes: Boxes) -> None:
+def test_a_killed_sentry(anyones: Boxes) -> None:
+    boxes = anyones
     boxes.good("run", "-d", "--id", "box", "--", "sh", "-c", "sleep 100 & sleep 100")
     until(lambda: len(boxes.ps("box")) == 3, "three processes")
     guests = boxes.guests("box")
