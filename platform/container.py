@@ -78,6 +78,7 @@ class Container:
         self._writer = writer
         self._log = -1
         self._was_started = False
+        self._heard = False
         self._session: Session | None = None
 
     def run(self) -> int:
@@ -146,13 +147,18 @@ class Container:
             self._take_standard()
             os.chdir("/")  # not to keep a file system busy
         session.pump.add(sandbox.channel.fileno(), self._hear, self._hear)
+        session.hear_first = self._hear
         if self.options.created:
             self._started()
 
     def _hear(self) -> None:
-        """The channel's end: the program is being executed. Or a word on why not."""
+        """The channel's end: the program is being executed. Or a word on why not. Called once more at the end: that of
+        the first guest may have been served before this."""
         session = self._session
         assert session is not None
+        if self._heard:
+            return
+        self._heard = True
         session.pump.remove(session.sandbox.channel.fileno())
         try:
             message = session.sandbox.channel.recv(4096, socket.MSG_DONTWAIT)

@@ -204,6 +204,7 @@ class ControlTarget:
 
     def _ended(self) -> None:
         """The pump has stopped: no task is served any more, and none is made."""
+        self._session.hear_first()
         for guest in list(self._started.values()):
             guest.settled.set()
             if guest.status < 0:

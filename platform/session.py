@@ -101,6 +101,8 @@ class Session:
         #: The terminal of a detached sandbox.
         self.console: DetachedTerminal | None = None
         self.failure = ""  # why the first guest could not execute its program
+        #: Look whether it has.
+        self.hear_first: Callable[[], None] = lambda: None
         #: It has, or could not, or was killed before.
         self.on_executed: Callable[[], None] = lambda: None
         self.error = ""
@@ -197,6 +199,7 @@ class Session:
         if not self.held:
             self.release()
         self.pump.run()
+        self.hear_first()
         if self.jobs is not None:
             self.jobs.closing()
         if self.jobs is not None or self.own_terminal is not None:

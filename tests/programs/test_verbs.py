@@ -306,6 +306,14 @@ def test_a_killed_sentry(boxes: Boxes) -> None:
     boxes.good("run", "--id", "box", "--", "true")
 
 
+def test_programs_that_end_at_once(boxes: Boxes) -> None:
+    """Their end may be known before it is that they were executed."""
+    for turn in range(8):
+        boxes.good("run", "-d", "--id", f"box{turn}", "--", "true")
+        boxes.bad("run", "-d", "--id", f"none{turn}", "--", "nothing-here")
+    assert sorted(boxes.good("list", "--quiet").split()) == [f"box{turn}" for turn in range(8)]
+
+
 def test_two_starts_of_one_id(boxes: Boxes) -> None:
     words = boxes.command("run", "-d", "--id", "box", "--", "sleep", "100")
     runs = [subprocess.Popen(words, stderr=subprocess.PIPE, text=True) for _ in range(3)]
