@@ -142,15 +142,17 @@ class ControlTarget:
         return [group]
 
     # -- pause
-    async def pause(self) -> None:
+    async def pause(self, freeze_clocks: bool = False) -> None:
         self._must_run()
+        if freeze_clocks and not self._session.sandbox.own_time:
+            raise Refused("the clocks cannot stand still: the host has no time namespaces")
         self._pauser.asked = True
         try:
             while self._entering:
                 await self._none_entering.wait()
             if self.status is Status.STOPPED:
                 raise Refused(ENDED)
-            await self._pauser.pause()
+            await self._pauser.pause(freeze_clocks)
         except BaseException:
             if self._pauser.paused:
                 self._pauser.resume()

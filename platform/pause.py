@@ -20,6 +20,7 @@ from trapline.platform import ptrace_calls as pt
 from trapline.sentry.protocol import Gone
 
 if TYPE_CHECKING:
+    from trapline.platform.frozen_clocks import FrozenClocks
     from trapline.platform.session import Session
 
 #: How long, in s, until those that have not stopped are looked at: whether they are where nobody can be interrupted.
@@ -40,8 +41,9 @@ class Pauser:
         self._kept: list[tuple[int, int, bytes]] = []  # host id, wait status, rusage
         self._running: set[int] = set()  # those that have not stopped yet
         self._stopped = trio.Event()
+        self._clocks: FrozenClocks | None = None  # stand still meanwhile
 
-    async def pause(self) -> None:
+    async def pause(self, freeze_clocks: bool) -> None:
         """Until no task runs. The sandbox may have ended meanwhile."""
         self.paused = True
         self._pump.suspend(self._collect)
@@ -59,6 +61,10 @@ class Pauser:
             with trio.move_on_after(_LOOK_AFTER):
                 await self._stopped.wait()
             self._running -= {host for host in self._running if _state(host) in _AS_GOOD}
+        if freeze_clocks and self.paused:
+            from trapline.platform.frozen_clocks import FrozenClocks
+
+            self._clocks = FrozenClocks(self._engine)
 
     def _collect(self, limit: int, named: tuple[int, ...]) -> int:
         """In place of serving stops."""
@@ -82,6 +88,9 @@ class Pauser:
     def resume(self) -> None:
         """Serve what was kept."""
         self.paused = self.asked = False
+        if self._clocks is not None:
+            self._clocks.go_on()
+            self._clocks = None
         self._pump.go_on()
         kept, self._kept = self._kept, []
         for host, status, rusage in kept:

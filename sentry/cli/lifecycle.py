@@ -46,6 +46,11 @@ def _simple(method: str) -> Any:
     return action
 
 
+def _pause(values: dict[str, Any], words: list[str]) -> int:
+    ask(find_named(values, words[0]), "pause", freeze_clocks=bool(values["freeze_clocks"]))
+    return 0
+
+
 def _kill(values: dict[str, Any], words: list[str]) -> int:
     signo = signal_number(words[1] if len(words) > 1 else "TERM")
     if sum(1 for name in ("all", "pid", "pgid") if values[name]) > 1:
@@ -181,8 +186,8 @@ VERBS = (
         "pause",
         "ID",
         "Stop every task of a sandbox at a clean point. None of them notices, but for the time that passes.",
-        (),
-        _simple("pause"),
+        (Flag("--freeze-clocks", help="Let MONOTONIC and BOOTTIME, and timers on them, stand still meanwhile."),),
+        _pause,
         examples="  trapline pause box\n",
     ),
     Verb("resume", "ID", "Let a paused sandbox go on.", (), _simple("resume"), examples="  trapline resume box\n"),

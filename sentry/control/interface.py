@@ -107,8 +107,9 @@ class Control(Protocol):
         """Send a signal to the first process, to a process, to a process group, or to all. NoSuchProcess; Refused for
         a number that is no signal. Only SIGKILL in the state `created`."""
 
-    async def pause(self) -> None:
-        """Stop every task at a clean point, without any of them seeing EINTR. Refused unless running."""
+    async def pause(self, freeze_clocks: bool = False) -> None:
+        """Stop every task at a clean point, without any of them seeing EINTR. Refused unless running. `freeze_clocks`:
+        MONOTONIC and BOOTTIME stand still too; else clocks go on, and timers that expire meanwhile fire afterwards."""
 
     async def resume(self) -> None:
         """Go on. Refused unless paused."""

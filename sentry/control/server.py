@@ -66,6 +66,12 @@ class Kill(msgspec.Struct):
     all: bool = False
 
 
+class Pause(msgspec.Struct):
+    """`freeze_clocks`: MONOTONIC and BOOTTIME stand still meanwhile."""
+
+    freeze_clocks: bool = False
+
+
 class Resize(msgspec.Struct):
     """The terminal of the first process, or of one that `exec` started."""
 
@@ -97,7 +103,7 @@ class _Methods:
             "exec": (Exec, self._exec),
             "start": (Nothing, self._start),
             "wait": (Wait, self._wait),
-            "pause": (Nothing, self._pause),
+            "pause": (Pause, self._pause),
             "resume": (Nothing, self._resume),
             "attach": (Nothing, self._attach),
             "ended": (Nothing, self._ended),
@@ -137,8 +143,8 @@ class _Methods:
         await self._control.start()
         return Answer(None)
 
-    async def _pause(self, _: Nothing, __: list[int]) -> Answer:
-        await self._control.pause()
+    async def _pause(self, given: Pause, _: list[int]) -> Answer:
+        await self._control.pause(given.freeze_clocks)
         return Answer(None)
 
     async def _resume(self, _: Nothing, __: list[int]) -> Answer:

@@ -174,6 +174,8 @@ class ClockState(msgspec.Struct):
     boottime_base: int = -1  # host BOOTTIME likewise; -1: the sandbox's BOOTTIME is its MONOTONIC
     boottime_start: int = 0
     raw_base: int = -1  # host MONOTONIC_RAW likewise; -1: it runs with MONOTONIC
+    frozen: int = 0  # how long MONOTONIC stood still since the start, host ns: natively the guests' went on
+    boottime_frozen: int = 0
     realtime_delta: int = 0  # at rate 1: sandbox REALTIME = host REALTIME + this, ns
     realtime_start: int = 0  # at another rate: sandbox REALTIME at monotonic_base
     boot_realtime: int = 0  # sandbox REALTIME when its MONOTONIC was 0 (btime of proc(5)); 0: not known yet

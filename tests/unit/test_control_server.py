@@ -69,7 +69,7 @@ class FakeControl:
     def kill(self, signo: int, *, pid: int | None = None, pgid: int | None = None, every: bool = False) -> None:
         self.asked.append((signo, pid, pgid, every))
 
-    async def pause(self) -> None:
+    async def pause(self, freeze_clocks: bool = False) -> None:
         self.status = Status.PAUSED
 
     async def resume(self) -> None:

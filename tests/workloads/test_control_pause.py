@@ -108,3 +108,59 @@ def test_a_timer_that_expired_meanwhile_fires_afterwards(platform: str, tmp_path
             native(["sleep", "0.05"])
             client.call("resume")
         assert running.finish(b"\n").stdout.endswith(b"14 None\n")
+
+
+FROZEN = """
+import ctypes, os, select, signal, struct, sys, threading, time
+libc = ctypes.CDLL(None)
+
+def sleep():
+    time.sleep(1)
+
+def lock():
+    held = threading.Lock()
+    held.acquire()
+    held.acquire(timeout=1)
+
+def timerfd():
+    fd = libc.timerfd_create(1, 0)
+    libc.timerfd_settime(fd, 0, struct.pack("4q", 0, 0, 1, 0), None)
+    os.dup(fd)
+    os.read(fd, 8)
+
+def itimer():
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
+    signal.setitimer(signal.ITIMER_REAL, 1)
+    signal.sigwait([signal.SIGALRM])
+
+children = {}
+for function in (sleep, lock, timerfd, itimer):
+    pid = os.fork()
+    if pid == 0:
+        clocks = time.CLOCK_MONOTONIC, time.CLOCK_BOOTTIME, time.CLOCK_REALTIME
+        before = [time.clock_gettime(clock) for clock in clocks]
+        os.write(1, b"on\\n")
+        function()
+        took = [time.clock_gettime(clock) - then for clock, then in zip(clocks, before)]
+        again = time.monotonic()
+        function()  # what begins afterwards takes as long as ever
+        again = time.monotonic() - again
+        ok = 0.99 <= took[0] < 1.9 and 0.99 <= took[1] < 1.9 and took[2] > 2 and again >= 0.99
+        os._exit(not ok and (print(function.__name__, took, again, flush=True) or 1))
+    children[pid] = function.__name__
+print(sorted((children[pid], status) for pid, status in (os.wait() for _ in range(4))))
+"""
+
+
+def test_clocks_stand_still_where_that_is_asked_for(platform: str, tmp_path: Path) -> None:
+    """Sleeps, timers, timerfds and absolute futex waits of one second take one second of the sandbox's, though it was
+    paused for two in between; and those after it do."""
+    with Running(platform, ["python3", "-c", FROZEN], f"--state-dir={tmp_path}") as running:
+        running.wait_for(b"on\non\non\non\n")
+        with control(running, tmp_path) as client:
+            client.call("pause", freeze_clocks=True)
+            native(["sleep", "2"])
+            client.call("resume")
+        result = running.finish()
+    expected = b"[('itimer', 0), ('lock', 0), ('sleep', 0), ('timerfd', 0)]\n"
+    assert result.stdout.endswith(expected) and not result.stderr, result
