@@ -10,7 +10,7 @@ from base64 import b64decode
 from typing import TYPE_CHECKING, Any
 
 from trapline.sentry.cli.flags import Flag, VerbError
-from trapline.sentry.cli.verb import Verb, find_named
+from trapline.sentry.cli.verb import Verb, find
 
 if TYPE_CHECKING:
     from trapline.sentry.control.client import Client
@@ -36,7 +36,7 @@ def _attach(values: dict[str, Any], words: list[str]) -> int:
     from trapline.sentry.control.client import ControlError, Gone
     from trapline.sentry.control.records import RecordError
 
-    record = find_named(values, words[0])
+    record = find(values, words[0])
     try:
         with record.client() as client:
             answer = client.call("attach")

@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 from trapline.sentry.cli.flags import Flag, VerbError
-from trapline.sentry.cli.verb import Verb, find_named
+from trapline.sentry.cli.verb import Verb, find
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -29,7 +29,7 @@ def _events(values: dict[str, Any], words: list[str]) -> int:
     from trapline.sentry.control.client import ControlError, Gone
     from trapline.sentry.control.records import RecordError
 
-    record = find_named(values, words[0])
+    record = find(values, words[0])
     shown = False
     try:
         with record.client() as client:

@@ -8,7 +8,7 @@ import signal
 import sys
 
 from trapline.sentry.cli.flags import Flag, UsageError, VerbError
-from trapline.sentry.cli.verb import Verb, as_runtimes_say, find_named, path
+from trapline.sentry.cli.verb import Verb, as_runtimes_say, find, path
 
 TYPE_CHECKING = False  # not imported: typing costs half as much as Python's own start
 if TYPE_CHECKING:
@@ -65,7 +65,9 @@ def _exec(values: dict[str, Any], words: list[str]) -> int:
     terminal = bool(spec.get("terminal"))
     if values["console_socket"] and not terminal:
         raise UsageError("--console-socket is for a process with a terminal: add --tty")
-    record = find_named(values, words[0])
+    if terminal and values["detach"] and not values["console_socket"]:
+        raise UsageError("a detached process with a terminal needs --console-socket, or its terminal would be nobody's")
+    record = find(values, words[0])
     try:
         with record.client() as client:
             if terminal:
@@ -127,8 +129,7 @@ def _standard() -> tuple[int, int, int]:
         try:
             os.fstat(fd)
         except OSError:
-            null = os.open(os.devnull, os.O_RDWR)  # the lowest free number
-            os.set_inheritable(null, True)
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one
     return 0, 1, 2
 
 
@@ -149,8 +150,6 @@ def _follow(values: dict[str, Any], record: Record, client: Client, started: dic
     if master >= 0 and values["console_socket"]:
         _hand_over(master, values["console_socket"])
         master = -1
-    elif master >= 0 and values["detach"]:
-        raise VerbError("a detached process with a terminal needs --console-socket, or its terminal is nobody's")
     if values["internal_pid_file"]:
         write_pid(values["internal_pid_file"], int(started["host_pid"]))
     if not values["detach"]:
@@ -175,6 +174,7 @@ def _become_waiter(record: Record, client: Client, pid: int) -> None:
         for fd in (0, 1, 2):
             os.dup2(null, fd)
         os.setsid()
+        os.chdir("/")  # not to keep a file system busy
         status = _wait(record, client, pid)
     finally:
         os._exit(status)

@@ -7,7 +7,7 @@ import signal
 import sys
 
 from trapline.sentry.cli.flags import Flag, UsageError, VerbError
-from trapline.sentry.cli.verb import Verb, ask, find_named, number, print_json
+from trapline.sentry.cli.verb import Verb, ask, find, number, print_json
 
 TYPE_CHECKING = False  # not imported: typing costs half as much as Python's own start
 if TYPE_CHECKING:
@@ -40,14 +40,14 @@ def signal_number(text: str) -> int:
 
 def _simple(method: str) -> Any:
     def action(values: dict[str, Any], words: list[str]) -> int:
-        ask(find_named(values, words[0]), method)
+        ask(find(values, words[0]), method)
         return 0
 
     return action
 
 
 def _pause(values: dict[str, Any], words: list[str]) -> int:
-    ask(find_named(values, words[0]), "pause", freeze_clocks=bool(values["freeze_clocks"]))
+    ask(find(values, words[0]), "pause", freeze_clocks=bool(values["freeze_clocks"]))
     return 0
 
 
@@ -55,7 +55,7 @@ def _kill(values: dict[str, Any], words: list[str]) -> int:
     signo = signal_number(words[1] if len(words) > 1 else "TERM")
     if sum(1 for name in ("all", "pid", "pgid") if values[name]) > 1:
         raise UsageError("--all, --pid and --pgid exclude one another")
-    record = find_named(values, words[0])
+    record = find(values, words[0])
     if values["all"] and not record.is_live():
         return 0  # as other runtimes have it: all of none
     ask(record, "kill", signal=signo, pid=values["pid"], pgid=values["pgid"], all=bool(values["all"]))
@@ -63,7 +63,7 @@ def _kill(values: dict[str, Any], words: list[str]) -> int:
 
 
 def _wait(values: dict[str, Any], words: list[str]) -> int:
-    record = find_named(values, words[0])
+    record = find(values, words[0])
     print_json({"id": record.id, "exitStatus": exit_status(record, values["pid"])})
     return 0
 
@@ -83,7 +83,10 @@ def exit_status(record: Record, pid: int | None = None) -> int:
         raise VerbError(str(error)) from None
     # It has ended, and writes that down; or was killed in between.
     _await_end(record, None)
-    status = int(records.find(os.path.dirname(record.directory), record.id).info.get("exit_status", -1))
+    try:
+        status = int(records.find(os.path.dirname(record.directory), record.id).info.get("exit_status", -1))
+    except records.RecordError:
+        raise VerbError(f"sandbox {record.id} has ended, and is written down no more") from None
     if status < 0:
         raise VerbError(f"the sentry of sandbox {record.id} was killed: there is no exit status")
     return status

@@ -89,14 +89,6 @@ def find(values: dict[str, Any], name: str) -> Record:
         raise VerbError(str(error)) from None
 
 
-def find_named(values: dict[str, Any], name: str) -> Record:
-    """The same, with a control server of its own. VerbError."""
-    record = find(values, name)
-    if not record.named:
-        raise VerbError(f"sandbox {name} belongs to a `do`: it has no control server")
-    return record
-
-
 def ask(record: Record, method: str, **params: Any) -> Any:
     """The answer to one call. VerbError."""
     from trapline.sentry.control.client import ControlError, Gone

@@ -331,6 +331,24 @@ def test_a_killed_sentry(anyones: Boxes) -> None:
     boxes.good("run", "--id", "box", "--", "true")
 
 
+def test_a_do_can_be_asked_too(boxes: Boxes) -> None:
+    command = boxes.command("do", "--", "sh", "-c", "echo ready; exec sleep 100")
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as running:
+        assert running.stdout is not None and running.stdout.readline() == b"ready\n"
+        name = str(running.pid)
+        assert boxes.state_of(name)["status"] == "running"
+        assert boxes.good("exec", name, "sh", "-c", "echo $PPID") == "0\n"
+        boxes.good("pause", name)
+        assert boxes.state_of(name)["status"] == "paused"
+        boxes.good("resume", name)
+        assert "belongs to a `do`" in boxes.bad("delete", "--force", name)
+        with subprocess.Popen(boxes.command("wait", name), stdout=subprocess.PIPE) as waiting:
+            boxes.good("kill", name)
+            assert running.wait(60) == 143
+            assert waiting.stdout is not None and json.loads(waiting.stdout.read())["exitStatus"] == 143
+    assert "does not exist" in boxes.bad("state", name)
+
+
 def test_programs_that_end_at_once(boxes: Boxes) -> None:
     """Their end may be known before it is that they were executed."""
     for turn in range(8):
@@ -361,6 +379,7 @@ def test_two_starts_of_one_id(boxes: Boxes) -> None:
         (["exec", "box"], 2, "there is no command"),
         (["exec", "--user", "ann", "box", "true"], 2, "--user takes UID or UID:GID in numbers"),
         (["pause", "box"], 128, "sandbox box does not exist"),
+        (["exec", "-d", "-t", "box", "sh"], 2, "needs --console-socket"),
         (["events", "--interval", "x", "box"], 2, "--interval takes a time"),
         (["attach", "--detach-keys", "x,ctrl-", "box"], 2, "--detach-keys takes keys"),
         (["delete", "../x"], 128, "invalid id '../x'"),
