@@ -164,9 +164,18 @@ def test_pause(podman: Podman) -> None:
         until(lambda: count.read_text() not in ("", before), "it goes on")
         podman.good("rm", "--force", "--time=0", "box")
     finally:
-        for directory, _, _ in os.walk("/sys/fs/cgroup", topdown=False):
-            if parent in f"{directory}/":
-                os.rmdir(directory)
+        until(lambda: _without_groups(parent), "podman's last process leaves its group")
+
+
+def _without_groups(parent: str) -> bool:
+    """Whether its control groups could be removed."""
+    found = [each for each, _, _ in os.walk("/sys/fs/cgroup", topdown=False) if f"{parent}/" in f"{each}/"]
+    try:
+        for directory in found:
+            os.rmdir(directory)
+    except OSError:
+        return False
+    return True
 
 
 def test_stop_start_and_rm_by_force(podman: Podman) -> None:
