@@ -93,8 +93,10 @@ class Entry:
                 await self._until_executed(ours, guest)
             except BaseException:
                 started.pop(guest.pid, None)
+                self._session.engine.on_exec.pop(guest.host, None)
                 if guest.status < 0:
                     os.kill(guest.host, signal.SIGKILL)  # unreaped, so it is still that process
+                    guest.end(signal.SIGKILL)
                 if guest.master >= 0:
                     os.close(guest.master)
                 raise

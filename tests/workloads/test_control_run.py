@@ -206,7 +206,7 @@ def test_mistakes_are_one_line_each(platform: str, tmp_path: Path) -> None:
     assert trapline("run", *flags, "--id=box", "--", "sleep", "1000").status == 0
     try:
         assert "box already exists" in line("run", *flags, "--id=box", "--", "true")
-        assert "command not found" in line("run", *flags, "--id=other", "--", "no-such-program")
+        assert "not found" in line("run", *flags, "--id=other", "--", "no-such-program")
         assert "/no/such" in line("run", *flags, "--id=other", "--cwd=/no/such", "--", "true")
         assert "--pid-file" in line("run", *flags, "--id=other", f"--pid-file={tmp_path}/no/such", "--", "true")
         assert os.listdir(tmp_path / "state") == ["box"]
@@ -259,3 +259,37 @@ def test_unserved_sandboxes_import_no_trio(platform: str, tmp_path: Path) -> Non
     finally:
         with Client(str(tmp_path / "box")) as client:
             client.call("kill", signal=signal.SIGKILL)
+
+
+@pytest.mark.skipif(not is_root(), reason="the tests run as an ordinary user already")
+def test_as_an_ordinary_user(platform: str) -> None:
+    """A life from `run -d` to `delete`; and the state directory is nobody else's."""
+    place = Path("/tmp") / f"trapline-test-{os.getpid()}"
+    place.mkdir(mode=0o777)
+    place.chmod(0o777)
+    script = str(HERE / "unprivileged_driver.py")
+
+    def user(verb: str, *arguments: str) -> Result:
+        line = [sys.executable, script, str(NOBODY), "-", verb, f"--state-dir={place}/state", *arguments]
+        return native(line, cwd=place)
+
+    try:
+        started = user("run", "-d", f"--platform={platform}", "--id=box", "--", "sh", "-c", "echo $$ >&2; sleep 1000")
+        assert (started.status, started.stderr) == (0, b""), started
+        result = user("exec", "box", "sh", "-c", "id -u; echo $PPID; kill -9 1; echo $?; exit 6")
+        assert result.stdout.decode().split() == [str(NOBODY), "0", "0"] and result.status == 6, result
+        assert user("pause", "box").status == 0
+        assert b'"paused"' in user("state", "box").stdout
+        assert user("resume", "box").status == 0
+        assert b"id 1" in user("exec", "box", "sh", "-c", "echo id $(ps -o pid= -C sleep | wc -l)").stdout
+        assert (place / "state" / "box" / "output.log").read_bytes() == b"1\n"
+        line = [sys.executable, script, "65533", "-", "state", f"--state-dir={place}/state", "box"]
+        other = native(line, cwd=place)
+        assert other.status and other.stderr.count(b"\n") == 1, other
+        assert user("kill", "box", "KILL").status == 0
+        assert b"137" in user("wait", "box").stdout
+    finally:
+        user("delete", "--force", "box")
+        left = os.listdir(place / "state")
+        shutil.rmtree(place)
+    assert not left
