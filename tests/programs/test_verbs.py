@@ -16,6 +16,8 @@ import pytest
 from boxes import NOBODY, Boxes, root_of_busybox, until
 from harness import alive, is_root, trapline_command
 
+from trapline.sentry.control import records
+
 #: Counts into a file of the shared directory.
 COUNT = "i=0; while :; do i=$((i+1)); echo $i > count; sleep 0.01; done"
 
@@ -214,7 +216,7 @@ def test_exec_detached(boxes: Boxes) -> None:
     boxes.begin("exec", "-d", "box", "sh", "-c", "echo $$ > pid; while [ ! -e go ]; do sleep 0.01; done; exit 4")
     until(lambda: Path("pid").exists() and Path("pid").read_text(), "it runs")
     pid = Path("pid").read_text().strip()
-    assert "does not exist" in boxes.bad("wait", "--pid", "99999", "box") or True
+    assert "99999 was not started by exec" in boxes.bad("wait", "--pid", "99999", "box")
     waiting = subprocess.Popen(boxes.command("wait", "--pid", pid, "box"), stdout=subprocess.PIPE)
     Path("go").touch()
     out, _ = waiting.communicate(timeout=60)
@@ -342,10 +344,11 @@ def test_a_do_can_be_asked_too(boxes: Boxes) -> None:
         assert boxes.state_of(name)["status"] == "paused"
         boxes.good("resume", name)
         assert "belongs to a `do`" in boxes.bad("delete", "--force", name)
-        with subprocess.Popen(boxes.command("wait", name), stdout=subprocess.PIPE) as waiting:
+        with records.find(str(boxes.state), name).client() as client:
+            number = client.begin("wait")
             boxes.good("kill", name)
-            assert running.wait(60) == 143
-            assert waiting.stdout is not None and json.loads(waiting.stdout.read())["exitStatus"] == 143
+            assert client.finish(number) == {"status": 143}
+        assert running.wait(60) == 143
     assert "does not exist" in boxes.bad("state", name)
 
 
