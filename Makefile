@@ -47,10 +47,12 @@ soak: all
 fuzz: all
 	@$(PY) workloads/fuzz.py $(FUZZFLAGS)
 
-# The pages of docs/ that are made from the system call table.
+# The pages of docs/ that are made from the system call table and from the definitions of the verbs.
 docs: $(SETUP)
 	@$(PY) -P -m trapline syscalls --format markdown > docs/syscalls.md.new
 	@mv docs/syscalls.md.new docs/syscalls.md
+	@$(PY) -P -m trapline help --markdown > docs/cli.md.new
+	@mv docs/cli.md.new docs/cli.md
 
 all: $(SETUP) vdso workloads
 
@@ -97,7 +99,7 @@ help:
 	@echo 'make growth     cost against 10, 100, 1000 processes, threads, timers; its page'
 	@echo 'make soak       mixed load, kills of trapline, fuzzing: 45 minutes (SOAKFLAGS=...)'
 	@echo 'make fuzz       only the fuzzer (FUZZFLAGS="--minutes 1")'
-	@echo 'make docs       pages made from the system call table'
+	@echo 'make docs       pages made from the system call table and the verbs'
 	@echo 'make setup vdso workloads   what the others need'
 	@echo 'make clean distclean        remove what was built; the environment too'
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 from trapline.platform import setup_calls as calls
 
@@ -22,8 +23,24 @@ def privileged() -> bool:
     return bool(calls.capabilities()[0] >> SYS_ADMIN & 1)
 
 
-def drop_capabilities() -> None:
-    """Limit the calling process, and all it executes, to what a guest may have.
+#: Every capability, in the order of the numbers (capabilities(7)), and its number by its name.
+_NAMES = """
+CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE NET_BIND_SERVICE
+NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE SYS_PACCT SYS_ADMIN
+SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE
+MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE
+"""
+BY_NAME = {f"CAP_{name}": number for number, name in enumerate(_NAMES.split())}
+
+
+def names_of(mask: int) -> list[str]:
+    """CAP_CHOWN and so on of a set."""
+    return [name for name, number in BY_NAME.items() if mask >> number & 1]
+
+
+def drop_capabilities(wanted: int | None = None, become: Callable[[], None] = lambda: None) -> None:
+    """Limit the calling process, and all it executes, to what a guest may have, or to the set `wanted`; `become`
+    changes its user in between, where the capabilities for that are still there.
 
     For root: bounding, permitted and effective become the container's default set, as far as it was held;
     inheritable and ambient become empty. For an ordinary user (who holds all of them inside his own user
@@ -31,8 +48,9 @@ def drop_capabilities() -> None:
     bounding set.
     """
     _, permitted, _ = calls.capabilities()
-    keep = permitted & CONTAINER_DEFAULT if os.geteuid() == 0 else 0
-    if keep >> SETPCAP & 1:  # an ordinary user keeps his bounding set, as natively: it gives him nothing
+    keep = permitted & (CONTAINER_DEFAULT if wanted is None else wanted) if os.geteuid() == 0 else 0
+    # An ordinary user keeps his bounding set, as natively: it gives him nothing.
+    if permitted >> SETPCAP & 1 and os.geteuid() == 0:
         for number in range(64):
             if not keep >> number & 1:
                 try:
@@ -43,4 +61,7 @@ def drop_capabilities() -> None:
         calls.prctl(calls.PR_CAP_AMBIENT, calls.PR_CAP_AMBIENT_CLEAR_ALL)
     except OSError:
         pass  # clearing needs nothing and cannot fail on Linux 4.3 and later
+    become()
+    if os.geteuid():
+        keep = 0
     calls.set_capabilities(keep, keep, 0)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from trapline.platform import host_masks, pokes, stop_calls, stop_signals, stop_tasks, unannounced
 from trapline.platform import ptrace_calls as pt
 from trapline.platform.host_services import HostServices
+from trapline.platform.notifications import Listener
 from trapline.platform.stop_sources import StopSources
 from trapline.platform.tracee import WATCHED, Tracee
 from trapline.platform.watch import NOBODY, Watch
@@ -60,7 +61,7 @@ class Engine(HostServices):
         #: The task whose call arrived by a stop and is being entered, and (host id) who sent itself a signal.
         self.entering = self.self_poked = 0
         #: Calls that were received while something else was waited for.
-        self.held_back: list[Note] = []
+        self.held_back: list[tuple[Listener, Note]] = []
         #: Tasks that stood at their first stop before their creator's event, and with which signal.
         self.early: dict[int, int] = {}
         self.stillborn: set[int] = set()
@@ -74,6 +75,8 @@ class Engine(HostServices):
         self.structures: dict[int, int] = {}
         #: Deaths that were met while something else was waited for.
         self.deferred: list[tuple[int, int, bytes]] = []
+        #: There are or were children that are no tracees (yet): their deaths may be waiting, too.
+        self.others = False
         self.sources = StopSources()
         self.regs = pt.RegisterFile()
         self.vdso: VdsoSetup | None = None
@@ -83,6 +86,8 @@ class Engine(HostServices):
         self.root_stop_code = 0
         #: What to do at an exec while there is no image of ours.
         self.hide_vdso: Callable[[Tracee], None] = lambda t: None
+        #: Called at the first exec of a process that was made from outside, by host id.
+        self.on_exec: dict[int, Callable[[], None]] = {}
         #: Called at every call's entry (True) and exit of a task under trap_all; its registers can be read.
         self.on_trap: Callable[[Tracee, bool], None] = lambda t, entering: None
         #: Once the sandbox has moved its wall clock.
@@ -172,7 +177,7 @@ class Engine(HostServices):
             if self.self_poked:
                 self.serve_self_poked()
             if len(self.tracees) == 1 and host in self.tracees and not (
-                self.early or self.stillborn or self.deferred
+                self.early or self.stillborn or self.deferred or self.others
             ):
                 # What was served is the only one there is: it runs again, and its next stop sends a SIGCHLD
                 # of its own. After another's stop or death it may be waiting, with a SIGCHLD that merged.
@@ -201,16 +206,15 @@ class Engine(HostServices):
                 return
             os.sched_yield()
 
-    def serve_stop(self, host: int, status: int) -> None:
-        """Serve one wait status."""
+    def serve_stop(self, host: int, status: int, rusage: bytes = b"") -> None:
+        """Serve one wait status; of a death `rusage` is what came with it, where that is not the last wait."""
         try:
             if status & 0xFF != 0x7F:
-                rusage = pt.last_rusage()
+                rusage = rusage or pt.last_rusage()
                 if host in self.tracees or host in self.early or host in self.stillborn:
                     stop_tasks.died(self, host, status, rusage)
-                else:
+                elif not self.child_ended(host, status):
                     self.died_early.add(host)
-                    self.child_ended(host, status)
                 return
             t = self.tracees.get(host)
             if t is None:
@@ -246,8 +250,9 @@ class Engine(HostServices):
         else:
             self.resume(t)
 
-    def child_ended(self, host: int, status: int) -> None:
-        """A child of the sentry's own that is no guest ended (the sandbox's init)."""
+    def child_ended(self, host: int, status: int) -> bool:
+        """A child that is no guest ended: whether it was known as one of the sentry's own (the sandbox's init)."""
+        return False
 
     def install_vdso(self, t: Tracee) -> None:
         """Map our vDSO into a task that has just executed a program."""
@@ -284,8 +289,8 @@ class Engine(HostServices):
         t.repoke = True
         return True
 
-    def serve_notification(self) -> None:
-        """Serve one; only where calls come by notification."""
+    def serve_held_back(self) -> None:
+        """Serve the calls in `held_back`; only where calls come by notification."""
 
     # -- Platform: the call in flight
     def memory(self, tid: int) -> Memory:

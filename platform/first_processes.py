@@ -11,6 +11,7 @@ import socket
 import struct
 from collections.abc import Callable
 from time import CLOCK_BOOTTIME, CLOCK_MONOTONIC, clock_gettime_ns
+from types import ModuleType
 from typing import NoReturn
 
 from trapline.platform import mounts, terminal_nodes
@@ -64,6 +65,12 @@ class First:
         self.starts = (0, 0)
         self.keep: list[int] = []
         self.mask: set[int | signal.Signals] = set()
+        self.identity: ModuleType | None = None
+        if options.user is not None or options.rlimits or options.capabilities is not None:
+            # Now: in the guest's root there is nothing to be imported.
+            from trapline.platform import guest_identity
+
+            self.identity = guest_identity
 
     def fork_init(self) -> tuple[int, Clocks]:
         """As root, in the sentry: pid 1, with the pid and time namespaces that it starts in."""
@@ -101,8 +108,10 @@ class First:
                 )
                 # An ordinary user may map himself only, and groups without setgroups (user_namespaces(7)).
                 _write("/proc/self/setgroups", b"deny")
-                _write("/proc/self/uid_map", b"%d %d 1" % (uid, uid))
-                _write("/proc/self/gid_map", b"%d %d 1" % (gid, gid))
+                # The user of a bundle is who he then is inside.
+                inside = self.options.user
+                _write("/proc/self/uid_map", b"%d %d 1" % (uid if inside is None else inside.uid, uid))
+                _write("/proc/self/gid_map", b"%d %d 1" % (gid if inside is None else inside.gid, gid))
             except OSError as error:
                 raise SetupError(_why_no_namespaces(error, False)) from None
             clocks = self._set_clocks(before)
@@ -113,7 +122,7 @@ class First:
             self.report.send(b"H%d\n%d\n%d\n%d" % (clocks.monotonic, clocks.boottime, clocks.own, init))
             os._exit(0)
         except BaseException as error:
-            self._fail(self.report, error)
+            fail(self.report, error)
 
     def init(self, flags: int) -> NoReturn:
         try:
@@ -121,13 +130,22 @@ class First:
             calls.close_all_but(self.keep)
             if flags:
                 calls.unshare(flags)
+            if self.options.network_path or self.options.sysctl:
+                from trapline.platform import bundle_kernel
+
+                bundle_kernel.prepare(self.options)
             mounts.build(self.plan)
+            if self.options.user is not None:
+                _make_directory(self.directory)
             if self.plan.cpus:
                 os.sched_setaffinity(0, self.plan.cpus)
             if self.hostname:
                 socket.sethostname(self.hostname)
             if self.options.network == "none":
                 loopback_up()
+            if self.plan.is_init:
+                self._follow()
+                self.guest()
             if os.fork() == 0:
                 self.guest()
             if self.plan.own_group == ORPHANED:
@@ -135,34 +153,39 @@ class First:
             # The guest may run while we wait here for the helper's end: only then is the sentry our parent,
             # whose death we are to follow. The end of the socket means that it died already.
             calls.close_all_but([self.report.fileno()])
-            if self.report.recv(1) != b"p":
-                os._exit(FAILED)
-            calls.prctl(calls.PR_SET_PDEATHSIG, signal.SIGKILL)
-            try:
-                if not self.report.recv(1, socket.MSG_DONTWAIT):
-                    os._exit(FAILED)  # it died before we asked to follow
-            except BlockingIOError:
-                pass
+            self._follow()
             become_stub()
         except BaseException as error:
-            self._fail(self.report, error)
+            fail(self.report, error)
+
+    def _follow(self) -> None:
+        """Once the sentry is our parent, die with it."""
+        if self.report.recv(1) != b"p":
+            os._exit(FAILED)
+        calls.prctl(calls.PR_SET_PDEATHSIG, signal.SIGKILL)
+        try:
+            if not self.report.recv(1, socket.MSG_DONTWAIT):
+                os._exit(FAILED)  # it died before we asked to follow
+        except BlockingIOError:
+            pass
 
     def guest(self) -> NoReturn:
         try:
             self.report.close()
-            if self.plan.own_group != SHARED:
+            if self.plan.is_init and not self.plan.own_terminal:
+                os.setsid()
+            elif self.plan.own_group != SHARED:
                 os.setpgid(0, 0)
+            if self.plan.own_terminal and self.options.user is not None:
+                os.chown(self.plan.terminals[1], self.options.user.uid, -1)
             terminal_nodes.enter(self.plan)
-            for number in (signal.SIGPIPE, signal.SIGXFSZ):
-                signal.signal(number, signal.SIG_DFL)
-            for number in (signal.SIGINT, signal.SIGCHLD):
-                if callable(signal.getsignal(number)):
-                    signal.signal(number, signal.SIG_DFL)
-            try:
-                os.chdir(self.directory)
-            except OSError as error:
-                raise SetupError(f"working directory {self.directory}: {error.strerror}") from None
-            drop_capabilities()
+            default_signals()
+            enter_directory(self.directory)
+            options = self.options
+            if self.identity is None:
+                drop_capabilities()
+            else:
+                self.identity.take(options.user, options.rlimits, options.capabilities)
             signal.pthread_sigmask(signal.SIG_SETMASK, self.mask)
             notes = "\n".join(["G", *self.plan.notes]).encode(errors="surrogateescape")
             socket.send_fds(self.channel, [notes], self.plan.terminals)
@@ -170,15 +193,7 @@ class First:
                 os.close(handle)
             self.guest_main(self.channel)
         except BaseException as error:
-            self._fail(self.channel, error)
-
-    @staticmethod
-    def _fail(to: socket.socket, error: BaseException) -> NoReturn:
-        try:
-            text = explain(error) if isinstance(error, OSError) else str(error) or type(error).__name__
-            to.send(b"E" + text.encode(errors="surrogateescape"))
-        finally:
-            os._exit(FAILED)
+            fail(self.channel, error)
 
     def _time_flag(self) -> int:
         wanted = "time_namespace" not in self.options.without and os.path.exists("/proc/self/ns/time")
@@ -200,6 +215,40 @@ class First:
             lines += b"%s %d %d\n" % (name, offset // _SECOND, offset % _SECOND)
         _write("/proc/self/timens_offsets", lines)
         return Clocks(base, boot, True)
+
+
+def _make_directory(path: str) -> None:
+    """A bundle's working directory is made where there is none, as other runtimes have it."""
+    try:
+        os.makedirs(path, exist_ok=True)
+    except OSError:
+        pass  # the chdir that follows says why
+
+
+def default_signals() -> None:
+    """What Python ignores or catches is as a shell would have it for a program."""
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGCHLD):
+        if callable(signal.getsignal(number)):
+            signal.signal(number, signal.SIG_DFL)
+
+
+def enter_directory(directory: str) -> None:
+    """SetupError."""
+    try:
+        os.chdir(directory)
+    except OSError as error:
+        raise SetupError(f"working directory {directory}: {error.strerror}") from None
+
+
+def fail(to: socket.socket, error: BaseException) -> NoReturn:
+    """The last word of a process of the set-up: why there will be no guest."""
+    try:
+        text = explain(error) if isinstance(error, OSError) else str(error) or type(error).__name__
+        to.send(b"E" + text.encode(errors="surrogateescape"))
+    finally:
+        os._exit(FAILED)
 
 
 def _offsets() -> tuple[int, int]:

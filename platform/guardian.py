@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 
 from trapline.platform import setup_calls as calls
 from trapline.platform.caller_terminal import CallerTerminal, edits_a_line, is_gone
-from trapline.platform.state_dir import remove_of, remove_tree, start_time
+from trapline.platform.state_dir import is_named, remove_of, remove_tree, start_time
 
 _PATIENCE_MS = 2000  # for a killed sandbox to be gone
 
@@ -111,7 +111,7 @@ def _guard(sock: socket.socket, terminal: CallerTerminal | None, sentry: int, di
         poller.poll(_PATIENCE_MS)
     if terminal is not None and left is not None:
         _give_back(terminal, *left)  # not before all guests are gone
-    if state:
+    if state and not is_named(state):
         remove_tree(state)
     if directory:
         remove_of(directory, sentry, started)

@@ -10,10 +10,14 @@ import errno
 import os
 import resource
 import socket
-from collections.abc import Callable
 from typing import NoReturn
 
+from trapline.platform import bpf
+from trapline.platform import setup_calls as calls
+from trapline.platform.first_processes import GuestMain
 from trapline.platform.notifications import install_filter
+from trapline.sentry.options import DoOptions
+from trapline.sentry.syscalls import registry
 
 NOT_FOUND, NOT_EXECUTABLE = 127, 126
 
@@ -25,6 +29,25 @@ def candidates(program: str, path: str) -> list[str]:
     return [os.path.join(d or ".", program) for d in path.split(":")]
 
 
+class Launch:
+    """How programs start in one sandbox: the first, and those that come from outside later."""
+
+    def __init__(self, options: DoOptions, killable: bool) -> None:
+        self.options = options
+        self.notifications = options.platform == "seccomp"
+        self.killable = killable
+        self.program = bpf.build(registry.effective_table(), options.platform)
+        self.environment = options.environment(dict(os.environb))
+
+    def main(
+        self, command: list[str], environment: dict[bytes, bytes] | None = None, look: bool = False
+    ) -> GuestMain:
+        """`make` with what all have in common; `environment` None: that of the first."""
+        own = self.environment if environment is None else environment
+        cores = self.options.core_dir is not None
+        return make(command, own, self.program, self.notifications, self.killable, cores, look)
+
+
 def make(
     command: list[str],
     environment: dict[bytes, bytes],
@@ -32,13 +55,19 @@ def make(
     listener: bool,
     killable: bool = False,
     cores: bool = False,
-) -> Callable[[socket.socket], NoReturn]:
+    look: bool = False,
+) -> GuestMain:
     """The function that becomes the guest's program. `program` is the filter, for `killable` see
-    `install_filter`. With `cores` it may write core files as large as it may raise their limit to."""
+    `install_filter`. With `cores` it may write core files as large as it may raise their limit to. With `look` a
+    program that is not there is found before anything waits for it to be started."""
 
     def guest_main(channel: socket.socket) -> NoReturn:
         path = environment.get(b"PATH", b"/usr/local/bin:/usr/bin:/bin").decode(errors="surrogateescape")
         found = [c for c in candidates(command[0], path) if os.path.lexists(c)]
+        if look and not any([os.path.isfile(c) and os.access(c, os.X_OK, effective_ids=True) for c in found]):
+            text = os.strerror(errno.EACCES) if found else "command not found"
+            channel.send(f"E{command[0]}: {text}".encode(errors="surrogateescape"))
+            os._exit(125)
         if cores:
             hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
             resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))
@@ -53,6 +82,8 @@ def make(
             channel.send(b"L")
         if channel.recv(1) != b"g":
             os._exit(125)
+        if os.getpid() == 1:
+            calls.prctl(calls.PR_SET_PDEATHSIG, 0)  # it is traced by now, and ends with its tracer
         status, text = _execute(command, found, environment)
         channel.send(f"X{status} {text}".encode(errors="surrogateescape"))
         os._exit(status)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import stat
+from typing import TYPE_CHECKING
 
 from trapline.platform import setup_calls as calls
 from trapline.platform import terminal_nodes
@@ -26,6 +27,9 @@ from trapline.platform.setup_calls import (
     MS_REMOUNT,
     mount,
 )
+
+if TYPE_CHECKING:
+    from trapline.sentry.options import DoOptions, Mount
 
 # Mounts of these kinds are windows into the host's kernel, not files: a guest gets fresh ones or none.
 PSEUDO = frozenset(
@@ -59,8 +63,8 @@ class Plan:
     """What to build. Paths are absolute; those of `volumes` are (host, guest, read-only)."""
 
     __slots__ = (
-        "cpus", "notes", "overlay", "own_group", "own_terminal", "privileged", "shared", "source", "stage", "terminal",
-        "terminal_shown", "terminals", "upper_count", "volumes", "window",
+        "bundle", "cpus", "is_init", "notes", "overlay", "own_group", "own_terminal", "privileged", "shared", "source",
+        "stage", "terminal", "terminal_shown", "terminals", "upper_count", "volumes", "window",
     )  # fmt: skip
 
     def __init__(
@@ -85,6 +89,8 @@ class Plan:
         self.terminal_shown = ""  # the name that it has inside, once it has one
         self.own_group = ""  # how the first guest's process group is made (caller_terminal.py)
         self.privileged = privileged  # not inside a user namespace of our own
+        self.is_init = False  # the first guest is pid 1, rather than a stub's child
+        self.bundle: DoOptions | None = None  # has mounts and the like of its own (bundle_mounts.py)
         self.cpus: list[int] = []  # show these CPUs only; empty: all
         self.notes: list[str] = []  # what came out differently than one may expect
         self.upper_count = 0
@@ -151,6 +157,7 @@ def build(plan: Plan) -> None:
     _kernel_windows(plan, root)
     wanted = [(plan.shared, plan.shared, False)] if plan.shared else []
     opened = [(os.open(host, os.O_PATH), guest, ro) for host, guest, ro in wanted + plan.volumes]
+    sources = _bundle_sources(plan.bundle)
     os.chdir(root)
     calls.pivot_root(".", ".")
     # From here on `/` is the new root, so that links in it lead where the guest sees them lead; the old one
@@ -159,10 +166,22 @@ def build(plan: Plan) -> None:
     for handle, guest, read_only in opened:
         _bind(handle, guest, read_only)
         os.close(handle)
+    if plan.bundle is not None:
+        from trapline.platform import bundle_mounts
+
+        bundle_mounts.make(plan.bundle, sources)
     calls.umount(".", calls.MNT_DETACH)
     if plan.overlay and not plan.privileged and points:
         os.chmod("/", 0o555)  # a stand-in for a directory that is not the caller's
     os.chdir("/")
+
+
+def _bundle_sources(bundle: DoOptions | None) -> list[tuple[Mount, int]]:
+    if bundle is None:
+        return []
+    from trapline.platform import bundle_mounts
+
+    return bundle_mounts.open_sources(bundle.mounts)
 
 
 def _overlay(plan: Plan, lower: str, target: str) -> None:

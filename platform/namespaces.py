@@ -2,6 +2,7 @@
 
     root:            sentry ── init (pid 1, a stub) ── first guest (pid 2)
     ordinary user:   sentry ── helper (ends at once) ── init ── first guest
+    `run`:           the first guest is pid 1 itself, no stub
 
 Pid 1 builds the mounts, forks the first guest and turns into the stub of init_stub.py; the sentry stays
 outside of all namespaces. As root it unshares those of its children alone (pid and time), forks, and goes
@@ -47,8 +48,8 @@ class Sandbox:
     """A sandbox whose first guest stands in `guest_main`. Ids are the host's unless named otherwise."""
 
     __slots__ = (
-        "_report", "boottime_base", "channel", "cpus", "guest_pid", "guest_tid", "ignored", "init_pid", "init_pidfd",
-        "monotonic_base", "notes", "own_group", "own_time", "terminals",
+        "_report", "boottime_base", "channel", "cpus", "directory", "guest_pid", "ignored", "init_pid", "init_pidfd",
+        "is_init", "monotonic_base", "notes", "own_group", "own_time", "terminals",
     )  # fmt: skip
 
     def __init__(self, channel: socket.socket, report: socket.socket) -> None:
@@ -56,8 +57,9 @@ class Sandbox:
         self._report = report  # open as long as we live: how pid 1 knows, until it has become the stub
         self.init_pid = 0  # our child: wait for it once all guests are reaped, or it cannot end
         self.init_pidfd = -1
-        self.guest_pid = 0  # child of init
-        self.guest_tid = 2  # its id inside
+        self.guest_pid = 0  # child of init, or init itself
+        self.is_init = False
+        self.directory = "/"  # in which the first guest starts
         self.monotonic_base = 0  # host CLOCK_MONOTONIC when the sandbox's was 0, ns, exact (0: not own_time)
         self.boottime_base = 0
         self.own_time = False  # has a time namespace
@@ -89,13 +91,15 @@ class Sandbox:
 class Setup:
     """A set-up under way. The sentry can do something else (import what it needs) before `wait`."""
 
-    def __init__(self, report: socket.socket, channel: socket.socket, plan: mounts.Plan) -> None:
+    def __init__(self, report: socket.socket, channel: socket.socket, plan: mounts.Plan, directory: str) -> None:
         self._helper = 0
         self._report = report
         self._sandbox = Sandbox(channel, report)
         self._sandbox.cpus = plan.cpus
         self._sandbox.own_group = plan.own_group
         self._sandbox.ignored = _ignored()
+        self._sandbox.is_init = plan.is_init
+        self._sandbox.directory = directory
 
     def wait(self) -> Sandbox:
         """Until the first guest stands in `guest_main`. SetupError, after which nothing is left."""
@@ -224,13 +228,15 @@ def start(
     monotonic_start: int = 0,
     boottime_start: int = 0,
     keep: Iterable[int] = (),
+    is_init: bool = False,
 ) -> Setup:
     """Fork the helper and return at once.
 
     `guest_main(channel)` runs in the first guest: in its namespaces, root and working directory, with the
     caller's ids, environment, umask, limits, session, signal mask and ignored signals, with
     capabilities dropped. Its process group is the caller's or its own, see `CallerTerminal.group_of_guest`; with
-    `options.tty` it leads a session on a terminal of the sandbox's own. It must not return: it waits on the channel
+    `options.tty` it leads a session on a terminal of the sandbox's own. With `is_init` it is pid 1, as in a container,
+    and leads a session; else that is a stub. It must not return: it waits on the channel
     (the end of the channel means that the sentry is gone) and executes something. `stage` is an empty directory of the
     host for the sandbox's own tmpfs. `keep` are further descriptors that guest_main needs, `terminal` is the caller's.
     The sandbox's clocks begin at the given
@@ -252,6 +258,9 @@ def start(
         terminal=terminal.name if terminal is not None else "",
         privileged=privileged(),
     )
+    plan.is_init = is_init
+    if any((options.mounts, options.devices, options.masked, options.read_only, options.read_only_root)):
+        plan.bundle = options
     if options.tty:
         plan.own_terminal, plan.window = True, window_size(terminal)
     elif terminal is not None:
@@ -269,11 +278,11 @@ def start(
     channel, channel_inside = socket.socketpair(socket.AF_UNIX, kind)
     channel.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
     first = First(options, guest_main, plan, directory, report_inside, channel_inside)
-    first.hostname = hostname
+    first.hostname = hostname or options.hostname
     first.starts = (monotonic_start, boottime_start)
     first.keep = [0, 1, 2, report_inside.fileno(), channel_inside.fileno(), *inheritable_descriptors(), *keep]
     first.mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    setup = Setup(report, channel, plan)
+    setup = Setup(report, channel, plan, directory)
     try:
         if plan.privileged:
             setup.adopt(*first.fork_init())

@@ -61,6 +61,10 @@ class Listener:
         if sync_wake_up:
             self.sync = _ioctl(fd, SET_FLAGS, SYNC_WAKE_UP) == 0
 
+    def close(self) -> None:
+        """Nobody is under its filter any more."""
+        os.close(self.fd)
+
     def receive(self) -> tuple[int, int, int, tuple[int, int, int, int, int, int], int] | None:
         """(id, host tid, number, arguments, instruction pointer), or None when the caller is gone already.
 

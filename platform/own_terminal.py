@@ -32,7 +32,7 @@ class OwnTerminal:
         self.pid = 0  # of the relay; 0: none, or it has ended
         self._options = options
         self._status = 0
-        self._slave = -1
+        self.slave = -1
         self._console: socket.socket | None = None
         self._recording: Recording | None = None
         if options.console_socket is not None:
@@ -44,7 +44,7 @@ class OwnTerminal:
     def start(self, terminals: list[int], timestamp: int) -> None:
         """The sandbox is made: take the descriptors of its terminal, master and slave. `timestamp`: its REALTIME, s.
         OSError."""
-        master, self._slave = terminals
+        master, self.slave = terminals
         terminals.clear()
         try:
             if self._console is not None:
@@ -98,9 +98,9 @@ class OwnTerminal:
 
     def finish(self) -> None:
         """All guests are gone: wait until what they wrote has been passed on; the caller's terminal is as it was."""
-        if self._slave >= 0:
-            os.close(self._slave)
-            self._slave = -1
+        if self.slave >= 0:
+            os.close(self.slave)
+            self.slave = -1
         if self.pid:
             try:
                 self.ended(*os.waitpid(self.pid, 0))

@@ -15,10 +15,12 @@ import select
 import signal
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from trapline.platform.engine import Engine
 from trapline.platform.host_cpu_timers import SIGNAL as CPU_TIMER
+from trapline.platform.notifications import Listener
 from trapline.platform.seccomp import SeccompEngine
 from trapline.platform.signal_descriptor import SI_KERNEL, SignalDescriptor
 from trapline.platform.task_clock_events import SIGNAL as CPU_EVENT
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     import trio
 
 LINGER = 0.001
+#: So many seconds async work may go on after the guests have ended.
+GRACE = 1.0
 _READABLE, _BROKEN = select.EPOLLIN, select.EPOLLHUP | select.EPOLLERR
 BATCH_NS = 5_000_000
 #: How many stops are served before notifications and timers have their turn.
@@ -38,6 +42,8 @@ class Pump:
 
     def __init__(self, engine: Engine, signals: SignalDescriptor) -> None:
         self.engine = engine
+        self._guests: set[int] = set()  # descriptors by which guests and their timers are served
+        self._collect: Callable[[int, tuple[int, ...]], int] | None = None
         self.signals = signals
         self.wakeups = 0
         self.batches = 0
@@ -46,6 +52,8 @@ class Pump:
         self.more_stops = False
         #: A signal of those that somebody sends to trapline, and whether it was the host itself.
         self.on_signal: Callable[[int, bool], None] = lambda number, by_host: None
+        #: Called in trio once the guests have ended.
+        self.at_end: Callable[[], None] = lambda: None
         #: Called after each round of stops, when nothing is in progress.
         self.after_stops: Callable[[], None] = lambda: None
         #: When the batch began, host ns, and the watchdog's clock, which runs from then until the loop waits.
@@ -58,18 +66,28 @@ class Pump:
         self._nursery: trio.Nursery | None = None
         self._poller = select.epoll()
         self._serve: dict[int, Callable[[], None]] = {}
-        self._add(signals.fd, self._signals)
+        self._broken: dict[int, Callable[[], None]] = {}
+        self.add(signals.fd, self._signals)
         for fd in engine.open_alarms().values():
-            self._add(fd, self._make_alarm(fd))
-        if isinstance(engine, SeccompEngine):
-            self._add(engine.listener.fd, engine.serve_notification)
+            self.add(fd, self._make_alarm(fd))
+            self._guests.add(fd)
 
-    def _add(self, fd: int, serve: Callable[[], None]) -> None:
+    def listen(self, listener: Listener) -> None:
+        """Serve the calls that come by a listener, until the last task under its filter is gone."""
+        assert isinstance(self.engine, SeccompEngine)
+        self.add(listener.fd, partial(self.engine.serve_notification, listener), listener.close)
+        self._guests.add(listener.fd)
+
+    def add(self, fd: int, serve: Callable[[], None], broken: Callable[[], None] = lambda: None) -> None:
+        """Call `serve` whenever a descriptor can be read; `broken` once it is at its end, and removed."""
         self._serve[fd] = serve
+        self._broken[fd] = broken
         self._poller.register(fd, select.EPOLLIN)
 
     def remove(self, fd: int) -> None:
         """Stop watching a descriptor."""
+        self._broken.pop(fd, None)
+        self._guests.discard(fd)
         if self._serve.pop(fd, None) is not None:
             self._poller.unregister(fd)
 
@@ -99,10 +117,30 @@ class Pump:
             self._stops(named)
 
     def _stops(self, named: tuple[int, ...] = ()) -> int:
-        served = self.engine.serve_stops(STOPS, named)
+        served = (self._collect or self.engine.serve_stops)(STOPS, named)
         self.more_stops = served >= STOPS
         self.after_stops()
         return served
+
+    def watches(self, fd: int) -> bool:
+        """Whether a descriptor is served."""
+        return fd in self._serve
+
+    def await_room(self, fd: int, on: bool) -> None:
+        """Serve a descriptor also when it can be written to."""
+        self._poller.modify(fd, select.EPOLLIN | (select.EPOLLOUT if on else 0))
+
+    def suspend(self, collect: Callable[[int, tuple[int, ...]], int]) -> None:
+        """Serve no guest until `go_on`: stops go to `collect`, calls and timers wait."""
+        self._collect = collect
+        for fd in self._guests:
+            self._poller.modify(fd, 0)
+
+    def go_on(self) -> None:
+        """Serve guests again."""
+        self._collect = None
+        for fd in self._guests:
+            self._poller.modify(fd, select.EPOLLIN)
 
     def walk(self) -> int:
         """Look for stops that no SIGCHLD told of; how many there were."""
@@ -115,7 +153,7 @@ class Pump:
         return self.more_stops or self.engine.sources.unsure
 
     def spawn(self, function: Callable[[], Awaitable[None]]) -> None:
-        """Run an async function beside the guests; it is cancelled when they have ended.
+        """Run an async function beside the guests; it is cancelled a second after they have ended.
 
         Call it in the sentry's thread: from something that the loop serves, or before `run`.
         """
@@ -161,7 +199,9 @@ class Pump:
                 self.wakeups += 1
                 self.batch(0)
                 self.disarm()
-            nursery.cancel_scope.cancel()
+            self.at_end()
+            # Whoever waits for the end, and was told of it just now, has so long to pass that on.
+            nursery.cancel_scope.deadline = trio.current_time() + GRACE
 
     def batch(self, timeout: float | None) -> None:
         """Serve what is there, and what comes within LINGER of it, for BATCH_NS at most.
@@ -189,11 +229,14 @@ class Pump:
                 if action is None:
                     continue
                 if flags & _BROKEN and not flags & _READABLE:
-                    self.remove(fd)  # the listener, once the last task under its filter is gone
+                    broken = self._broken.get(fd)
+                    self.remove(fd)
+                    if broken is not None:
+                        broken()
                     continue
                 action()
-            while engine.held_back:
-                engine.serve_notification()
+            if engine.held_back:
+                engine.serve_held_back()
             timeout = LINGER if sources.unsure or self._spawned else None
             if time.monotonic_ns() > self._end:
                 return

@@ -7,13 +7,15 @@ import resource
 import signal
 from typing import TYPE_CHECKING
 
-from trapline.platform import bpf, caller_terminal, features, guardian, guest_start, namespaces, state_dir
+from trapline.platform import caller_terminal, control_socket, features, guardian, guest_start, namespaces, state_dir
 from trapline.platform.caller_terminal import CallerTerminal
 from trapline.sentry.log import say
-from trapline.sentry.options import DoOptions
-from trapline.sentry.syscalls import registry
+from trapline.sentry.options import ContainerOptions, DoOptions
 
 if TYPE_CHECKING:
+    import socket
+
+    from trapline.platform.container import Container
     from trapline.platform.own_terminal import OwnTerminal
     from trapline.platform.session import Session
 
@@ -34,9 +36,9 @@ def run_sandbox(options: DoOptions) -> int:
     watcher = guardian.start(path, terminal)
     entry = own = None
     try:
-        own = _own_terminal(options, terminal)
+        own = own_terminal(options, terminal)
         entry = state_dir.create(path, options.command, options.platform)
-        status, killed = _run(options, entry, watcher, terminal, own)
+        status, killed = run_in(options, entry, watcher, terminal, own)
     except (state_dir.StateDirError, namespaces.SetupError) as error:
         return _fail(str(error))
     finally:
@@ -50,7 +52,8 @@ def run_sandbox(options: DoOptions) -> int:
     return status
 
 
-def _own_terminal(options: DoOptions, terminal: CallerTerminal | None) -> OwnTerminal | None:
+def own_terminal(options: DoOptions, terminal: CallerTerminal | None) -> OwnTerminal | None:
+    """What `options.tty` asks for, before the sandbox is made. SetupError."""
     if not options.tty:
         return None
     from trapline.platform.own_terminal import OwnTerminal
@@ -75,32 +78,38 @@ def _end_by(number: int) -> None:
     os.kill(os.getpid(), number)
 
 
-def _run(
+def run_in(
     options: DoOptions,
     entry: state_dir.Entry,
     watcher: guardian.Guardian,
     terminal: CallerTerminal | None,
     own: OwnTerminal | None,
+    container: Container | None = None,
 ) -> tuple[int, int]:
-    """(exit status, the signal that the command died of or 0). SetupError."""
-    use_notifications = options.platform == "seccomp"
-    program = bpf.build(registry.effective_table(), options.platform)
-    environment = options.environment(dict(os.environb))
-    killable = bool(features.Features(options.without).wait_killable_recv)
-    cores = options.core_dir is not None
-    guest_main = guest_start.make(options.command, environment, program, use_notifications, killable, cores)
-    setup = namespaces.start(options, guest_main, entry.stage, terminal=terminal)
+    """(exit status, the signal that the command died of or 0). SetupError. With `container` the command is pid 1."""
+    launch = guest_start.Launch(options, bool(features.Features(options.without).wait_killable_recv))
+    guest_main = launch.main(options.command, look=container is not None and container.options.created)
+    setup = namespaces.start(
+        options, guest_main, entry.stage, terminal=terminal, hostname=options.hostname, is_init=container is not None
+    )
     # The set-up needs some milliseconds of another process's: import what we need meanwhile.
     from trapline.platform.session import Session
 
+    listener = _listen(entry, required=container is not None)
     sandbox = setup.wait()
     entry.record_init(sandbox.init_pid)
     watcher.watch(sandbox.init_pidfd, entry.path)
     session: Session | None = None
     try:
-        session = Session(options, sandbox, features, terminal, own)
+        session = Session(options, sandbox, features, terminal, own, launch)
+        if listener is not None:
+            session.listen(listener)
+        if container is not None:
+            container.made(session)
         return session.run(), session.killed_by
     finally:
+        if listener is not None:
+            listener.close()
         sandbox.kill()
         if session is not None:
             session.reap_all()
@@ -109,11 +118,27 @@ def _run(
         sandbox.close()
 
 
+def _listen(entry: state_dir.Entry, required: bool) -> socket.socket | None:
+    try:
+        return control_socket.listen(entry.path)
+    except OSError as error:
+        if required:
+            raise namespaces.SetupError(f"the control socket cannot be made: {error.strerror}") from None
+        return None  # a state directory on a file system without sockets: nobody can ask it anything
+
+
 def _reap(pid: int) -> None:
     try:
         os.waitpid(pid, 0)
     except ChildProcessError:
         return
+
+
+def run_container(options: ContainerOptions) -> int:
+    """See container.py."""
+    from trapline.platform import container
+
+    return container.run_container(options)
 
 
 def _fail(text: str) -> int:

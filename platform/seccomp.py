@@ -29,7 +29,6 @@ from trapline.sentry.protocol import Gone
 class SeccompEngine(Engine):
     """See the module."""
 
-    listener: Listener
     chain = 1  # a stop is rarely followed by another
 
     def __init__(self) -> None:
@@ -41,12 +40,13 @@ class SeccompEngine(Engine):
         #: Whose /proc/PID/syscall is open, and its descriptor.
         self._call_file = (0, -1)
 
-    def serve_notification(self) -> None:
-        """Receive one notification and serve it."""
+    def serve_notification(self, listener: Listener) -> None:
+        """Receive one notification and serve it. There is one listener for the first guest and what it made, and one
+        for each process that came from outside."""
         if self.held_back:
-            note = self.held_back.pop(0)
+            listener, note = self.held_back.pop(0)
         else:
-            received = self.listener.receive()
+            received = listener.receive()
             if received is None:
                 return
             note = received
@@ -66,7 +66,7 @@ class SeccompEngine(Engine):
                 alone = len(self.kernel.group(t.task).threads) == 1
                 if reply == 0 and self.killable and pokes.pokes_itself(t, nr, args, signo, alone):
                     t.self_sent = signo
-                    self.listener.go_on(ident)
+                    listener.go_on(ident)
                     self.self_poked = host
                     self.serve_self_poked()
                     return
@@ -76,15 +76,19 @@ class SeccompEngine(Engine):
                     # A signal to oneself: the poke ends the wait for our answer, and the result is written at
                     # the delivery stop. Answering too would be the race that is told above.
                     self.dispatcher.undelivered(t.task, nr, args, reply)
-                elif not self.listener.answer(ident, reply):
+                elif not listener.answer(ident, reply):
                     self.cancelled += 1
                     self.dispatcher.undelivered(t.task, nr, args, reply)
             elif reply is Reply.HOST:
-                self.listener.go_on(ident)
+                listener.go_on(ident)
             else:
                 self.dispatcher.cannot_wait(t.task, nr, args)
         except Gone:
             return
+
+    def serve_held_back(self) -> None:
+        while self.held_back:
+            self.serve_notification(self.held_back[0][0])
 
     def stack_pointer(self, tid: int) -> int:
         """A notification does not tell it; /proc/PID/syscall of a task that waits does (proc(5)): "NR 6 ARGS SP PC"."""
@@ -132,12 +136,16 @@ class SeccompEngine(Engine):
 
         Other tasks' calls that come first are kept for later, in order. Gone when the task dies instead.
         """
+        listener = t.listener
+        assert listener is not None
         poller = select.poll()
-        poller.register(self.listener.fd, select.POLLIN)
+        poller.register(listener.fd, select.POLLIN)
         while True:
-            if not poller.poll(20):
+            ready = poller.poll(20)
+            if not ready or not ready[0][1] & select.POLLIN:
                 status = pt.wait_now(t.host)
                 if status is None:
+                    os.sched_yield()  # at a hangup: nobody is under its filter any more, and it is about to be dead
                     continue
                 if self.put_off_stop(t, status):
                     pt.cont(t.host)
@@ -145,9 +153,9 @@ class SeccompEngine(Engine):
                 if status & 0xFF != 0x7F:
                     self.deferred.append((t.host, status, pt.last_rusage()))
                 raise Gone(t.host)
-            note = self.listener.receive()
+            note = listener.receive()
             if note is None:
                 continue
             if note[1] == t.host:
                 return note[0]
-            self.held_back.append(note)
+            self.held_back.append((listener, note))

@@ -14,12 +14,13 @@ from trapline.platform import ptrace_calls as pt
 from trapline.platform import vdso_setup
 from trapline.platform.caller_terminal import ORPHANED, SHARED, STOPS, CallerTerminal
 from trapline.platform.engine import Engine
+from trapline.platform.guest_start import Launch
 from trapline.platform.namespaces import Sandbox, SetupError
 from trapline.platform.notifications import Listener
 from trapline.platform.pump import Pump
 from trapline.platform.seccomp import SeccompEngine
 from trapline.platform.signal_descriptor import SignalDescriptor
-from trapline.platform.task_ids import read_ids
+from trapline.platform.task_ids import blocked, read_ids
 from trapline.platform.tracee import Tracee
 from trapline.platform.vdso_image import VdsoImage
 from trapline.platform.vdso_setup import VdsoSetup
@@ -36,6 +37,10 @@ from trapline.sentry.time.parameter_page import ParameterPage
 from trapline.sentry.time.timekeeper import MONOTONIC_RAW, NSEC, REALTIME
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from trapline.platform.detached_terminal import DetachedTerminal
+    from trapline.platform.exec_guest import Door
     from trapline.platform.job_control import JobControl
     from trapline.platform.own_terminal import OwnTerminal
     from trapline.platform.watchdog import Watchdog
@@ -51,9 +56,11 @@ class Session:
         features: ModuleType,
         terminal: CallerTerminal | None = None,
         own_terminal: OwnTerminal | None = None,
+        launch: Launch | None = None,
     ) -> None:
         self.options = options
         self.sandbox = sandbox
+        self.launch = launch or Launch(options, bool(features.Features(options.without).wait_killable_recv))
         try:
             self.log = Log(options.log, options.log_format, options.debug)
         except OSError as error:
@@ -87,15 +94,31 @@ class Session:
         self.kernel.tell = self.log.tell
         self.kernel.on_root_exit = self._root_ended
         self.root_status = -1
+        #: The first guest stands before its program, until `release`.
+        self.held = False
+        #: The way into the sandbox's namespaces, where that is kept open; see exec_guest.py.
+        self.door: Door | None = None
+        #: The terminal of a detached sandbox.
+        self.console: DetachedTerminal | None = None
+        self.failure = ""  # why the first guest could not execute its program
+        #: Look whether it has.
+        self.hear_first: Callable[[], None] = lambda: None
+        #: It has, or could not, or was killed before.
+        self.on_executed: Callable[[], None] = lambda: None
         self.error = ""
         self.killed_by = 0  # the signal that the first guest died of
         self.forwarded = False
         self._reaped = False
+        self.strangers: set[int] = set()  # children of ours that are no guests, or not yet
         self.signals = SignalDescriptor()
+        self._listener: Listener | None = None
+        self.sync_wake_up = False
         self._listen(features)
         self._prepare_vdso()
         self.pump = Pump(self.engine, self.signals)
         self.pump.on_signal = self._signal
+        if self._listener is not None:
+            self.pump.listen(self._listener)
         #: Where guests have a terminal of their own, the caller's has nothing to do with them.
         self.own_terminal = own_terminal
         self.jobs: JobControl | None = None
@@ -165,7 +188,8 @@ class Session:
             raise SetupError(message[1:].decode(errors="replace") or "the first guest did not start")
         if isinstance(self.engine, SeccompEngine):
             offered = features.Features(self.options.without)
-            self.engine.listener = Listener(fds[0], bool(offered.sync_wake_up))
+            self.sync_wake_up = bool(offered.sync_wake_up)
+            self._listener = Listener(fds[0], self.sync_wake_up)
             self.engine.killable = bool(offered.wait_killable_recv)
 
     # -- the run
@@ -174,8 +198,10 @@ class Session:
         host = self.sandbox.guest_pid
         self._adopt(host)
         self._start_terminal()
-        self.sandbox.channel.send(b"g")
+        if not self.held:
+            self.release()
         self.pump.run()
+        self.hear_first()
         if self.jobs is not None:
             self.jobs.closing()
         if self.jobs is not None or self.own_terminal is not None:
@@ -186,6 +212,48 @@ class Session:
         self._report()
         return status
 
+    def release(self) -> None:
+        """Let the first guest execute its program."""
+        self.held = False
+        self.sandbox.channel.send(b"g")
+
+    def take_console(self, log: int) -> None:
+        """The terminal of a detached sandbox is ours to read; what is shown goes to `log` too."""
+        from trapline.platform.detached_terminal import DetachedTerminal
+
+        master, slave = self.sandbox.terminals
+        self.console = DetachedTerminal(self.pump, master, slave, log)
+        self.sandbox.terminals = []
+
+    def listen(self, listener: socket.socket) -> None:
+        """Take a socket's connections for the control server, which nothing is done for until the first one comes."""
+
+        def connected() -> None:
+            self.pump.remove(listener.fileno())
+            from trapline.platform.control_target import ControlTarget
+            from trapline.sentry.control.server import serve_to_the_end
+
+            control = ControlTarget(self)
+            self.pump.spawn(lambda: serve_to_the_end(listener, control))
+
+        self.pump.add(listener.fileno(), connected)
+
+    def ends_with(self) -> set[int]:
+        """Host ids of those whose death is the sandbox's."""
+        return {self.sandbox.guest_pid, self.sandbox.init_pid}
+
+    def cpu_limit(self, rlimits: dict[str, tuple[int, int]]) -> tuple[int, int]:
+        """RLIMIT_CPU of a process that starts: as asked for, or as whoever started us set it."""
+        given = rlimits.get("RLIMIT_CPU") or resource.getrlimit(resource.RLIMIT_CPU)
+        soft, hard = (RLIM_INFINITY if limit < 0 else limit for limit in given)
+        return soft, hard
+
+    def terminal_handle(self) -> int:
+        """A descriptor of the first guest's own terminal, -1 where it has none."""
+        if self.console is not None:
+            return self.console.master
+        return self.own_terminal.slave if self.own_terminal is not None else -1
+
     def _adopt(self, host: int) -> None:
         try:
             pt.call(pt.PTRACE_SEIZE, host, 0, pt.OPTIONS)
@@ -193,17 +261,21 @@ class Session:
             raise SetupError(f"the first guest cannot be traced: {error}") from None
         group, tid, _ = read_ids(host)
         # The session and the group of the caller's are outside, and show as 0.
-        sid = tid if self.own_terminal is not None else 0
+        sid = tid if self.own_terminal is not None or self.console is not None else 0
         pgid = tid if sid or self.sandbox.own_group != SHARED else 0
-        task = task_clone.first_task(self.kernel, tid, ppid=1, pgid=pgid, sid=sid, mask=_blocked(host))
+        ppid = 1
+        if self.sandbox.is_init:
+            ppid, sid, pgid = 0, tid, tid
+        task = task_clone.first_task(self.kernel, tid, ppid=ppid, pgid=pgid, sid=sid, mask=blocked(host))
         task_group = self.kernel.group(task)
         for number in self.sandbox.ignored:
             task_group.actions[number] = SigAction(handler=SIG_IGN)
         first = Tracee(host, group, tid, task)
+        first.listener = self._listener
         self.engine.add(first)
-        limits = resource.getrlimit(resource.RLIMIT_CPU)
-        soft, hard = (RLIM_INFINITY if limit == resource.RLIM_INFINITY else limit for limit in limits)
-        task_group.cpu_limit = (soft, hard)
+        task_group.cpu_limit = self.cpu_limit(self.options.rlimits)
+        if self.options.user is not None and self.options.user.uid != self.engine.own_uid:
+            self.kernel.state.users_changed = True
         self.kernel.time_on_start(task_group)
         if self.tracing is not None:
             self.tracing.attach(first, quiet=True)
@@ -222,12 +294,18 @@ class Session:
         self.root_status = status
         self.pump.done = True
 
-    def _child_ended(self, host: int, status: int) -> None:
+    def _child_ended(self, host: int, status: int) -> bool:
         if self.own_terminal is not None and self.own_terminal.ended(host, status):
-            return  # its guests hear of it by a hangup
-        if host == self.sandbox.init_pid and not self.pump.done:
+            return True  # its guests hear of it by a hangup
+        if host in self.strangers:
+            self.strangers.discard(host)
+            return True
+        if host != self.sandbox.init_pid:
+            return False
+        if not self.pump.done:
             self.error = "the sandbox's init was killed"
             self.pump.done = True
+        return True
 
     def _signal(self, number: int, by_host: bool) -> None:
         """A signal to trapline: somebody sent it, or the host, to trapline's process group (a key of the terminal)."""
@@ -246,12 +324,12 @@ class Session:
                 jobs.stop(number)
         elif by_host and jobs is not None:
             jobs.key(number)
-        elif not by_host or self.own_terminal is not None:
+        elif not by_host or self.own_terminal is not None or self.sandbox.is_init:
             self._forward(number)
 
     def _send_root(self, number: int) -> None:
         try:
-            self.kernel.send_signal(self.kernel.state.root_tgid, SigInfo(signo=number, code=0))
+            self.kernel.send_signal(self.kernel.state.root_tgid, SigInfo(signo=number, code=0, outside=True))
         except (OSError, Gone):
             return
 
@@ -272,18 +350,23 @@ class Session:
         if self._reaped:
             return
         self._reaped = True
-        while True:
+        for host in self.strangers:
+            os.kill(host, signal.SIGKILL)
+        # A program that was pid 1 has been reaped, and all others before it.
+        while not (self.sandbox.is_init and self.root_status >= 0 and self.sandbox.init_pid not in self.engine.tracees):
             host, status = pt.wait_for_any()
             if host < 0:
                 break
             if status & 0xFF == 0x7F:
                 continue  # the stop of a task that is dying
-            if host == self.sandbox.init_pid:
-                break
             if host in self.engine.tracees:
                 self.engine.serve_stop(host, status)
             elif self.own_terminal is not None:
                 self.own_terminal.ended(host, status)
+            if host == self.sandbox.init_pid:
+                break
+        if self.console is not None:
+            self.console.finish()
         if self.own_terminal is not None:
             self.own_terminal.finish()
         if self.jobs is not None:
@@ -300,21 +383,27 @@ class Session:
 
     # -- the end
     def _exit_status(self) -> int:
-        text = ""
         try:
             text = self.sandbox.channel.recv(4096, socket.MSG_DONTWAIT).decode(errors="surrogateescape")
         except OSError:
-            pass
+            text = ""
         if text.startswith("X"):
-            say("trapline: " + text[1:].partition(" ")[2])
+            self.failure = text[1:].partition(" ")[2]
+        if self.failure:
+            say(f"trapline: {self.failure}")
         if self.error:
             say(f"trapline: {self.error}")
+        elif os.WIFSIGNALED(self.root_status):
+            self.killed_by = os.WTERMSIG(self.root_status)
+        return self.shell_status()
+
+    def shell_status(self) -> int:
+        """The exit status of the sandbox, once it has ended."""
+        if self.error:
             return 125
-        status = self.root_status
-        if os.WIFSIGNALED(status):
-            self.killed_by = os.WTERMSIG(status)
-            return 128 + self.killed_by
-        return os.WEXITSTATUS(status)
+        if os.WIFSIGNALED(self.root_status):
+            return 128 + os.WTERMSIG(self.root_status)
+        return os.WEXITSTATUS(self.root_status)
 
     def _report(self) -> None:
         for path in self.engine.cores.written if self.engine.cores is not None else ():
@@ -324,13 +413,4 @@ class Session:
             rest = f", and {more} more" if more else ""
             where = f"see {self.options.log}" if self.options.log else "run it with --log FILE to see where"
             say(f"trapline: exception in the handler of {crash}{rest}; {where}")
-
-
-def _blocked(host: int) -> int:
-    with open(f"/proc/{host}/status", "rb") as f:
-        for line in f:
-            if line.startswith(b"SigBlk:"):
-                return int(line.split()[1], 16)
-    return 0
-
 

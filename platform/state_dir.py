@@ -2,11 +2,13 @@
 
 One directory per sandbox holds `lock`, which its sentry keeps locked (flock(2)) as long as it lives,
 `info.json`, and `stage`, the place for the sandbox's own mounts (which only its mount namespace has). An
-entry whose lock is free is stale.
+entry whose lock is free is stale, unless the sandbox has a name: then it has stopped, and is there until `delete`.
+`sentry/control/records.py` reads the same, for verbs that must start fast.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import signal
@@ -15,6 +17,9 @@ from time import time
 
 import msgspec
 
+#: What an entry's directory may hold, by whether a stopped one still has it.
+_OF_A_RUN = ("stage", "control.sock")
+_KEPT = ("output.log", "info.json", "lock")
 _HINT = "give another with --state-dir"
 _UNFINISHED = ".new-"  # name of an entry until its lock is held
 _UNFINISHED_SECONDS = 60
@@ -30,10 +35,20 @@ class Info(msgspec.Struct):
     init_pid: int = 0
     init_start_time: int = 0
     platform: str = ""
+    # Of a sandbox with a name (`run`, `create`):
+    named: bool = False
+    bundle: str = ""
+    annotations: dict[str, str] = {}
+    exit_status: int = -1  # as a shell gives it, once it has ended; -1: it has not, or its sentry was killed
+    ended: float = 0.0  # seconds since the epoch
 
 
 class StateDirError(Exception):
     """No directory for state. Its text is one line for the user."""
+
+
+class NameTaken(StateDirError):
+    """There is a sandbox of this name already."""
 
 
 class Entry:
@@ -64,6 +79,16 @@ class Entry:
             os.write(file, msgspec.json.encode(self.info).ljust(os.fstat(file).st_size))
         finally:
             os.close(file)
+
+    def finish(self, exit_status: int) -> None:
+        """A named sandbox has ended: write that down, and give up the lock. The entry stays. OSError."""
+        self.info.exit_status, self.info.ended = exit_status, time()
+        try:
+            self._write()
+        finally:
+            remove_parts(self.path, _OF_A_RUN)
+            os.close(self.lock)
+            self.lock = -1
 
     def remove(self) -> None:
         """Remove the entry and give up its lock. Not an error if it is gone already."""
@@ -106,45 +131,84 @@ def prepare(path: str | None = None) -> str:
     return path
 
 
-def create(path: str, command: list[str], platform: str = "") -> Entry:
-    """A new, locked entry in a prepared directory. StateDirError."""
+def create(path: str, command: list[str], platform: str = "", name: str = "", bundle: str = "") -> Entry:
+    """A new, locked entry in a prepared directory, of this name or else of one made from our id. StateDirError."""
     pid = os.getpid()
+    info = Info(pid, start_time(pid), command, time(), platform=platform, named=bool(name), bundle=bundle)
     number = 0
     while True:
-        name = f"{pid}-{number}" if number else str(pid)
-        final = f"{path}/{name}"
-        temporary = f"{path}/{_UNFINISHED}{name}"
+        own = name or (f"{pid}-{number}" if number else str(pid))
+        final = f"{path}/{own}"
+        temporary = f"{path}/{_UNFINISHED}{own}"
         try:
             if os.path.lexists(final):
                 raise FileExistsError
             os.mkdir(temporary, 0o700)
             break
         except FileExistsError:
+            if name:
+                # Its maker is at it, or was killed: then remove_stale takes it away in a minute.
+                raise NameTaken(f"sandbox {name} already exists") from None
             number += 1  # another sandbox of this process, or a stale entry of an earlier one of this number
         except OSError as error:
             raise StateDirError(f"state directory {path}: {error.strerror}: {_HINT}") from None
-    lock = os.open(temporary + "/lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    os.mkdir(temporary + "/stage", 0o700)
-    entry = Entry(temporary, lock, Info(pid, start_time(pid), command, time(), platform=platform))
-    entry._write()
-    os.rename(temporary, final)
+    entry = Entry(temporary, -1, info)
+    try:
+        entry.lock = os.open(temporary + "/lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        fcntl.flock(entry.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.mkdir(temporary + "/stage", 0o700)
+        entry._write()
+        os.rename(temporary, final)
+    except OSError as error:
+        entry.remove()
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            raise NameTaken(f"sandbox {name} already exists") from None
+        raise StateDirError(f"state directory {path}: {error.strerror}: {_HINT}") from None
     entry.path = final
     return entry
 
 
 def remove_tree(path: str) -> None:
     """Remove an entry's directory, whatever is missing of it."""
-    for name in ("info.json", "lock"):
+    remove_parts(path, (*_OF_A_RUN, *_KEPT))
+    try:
+        os.rmdir(path)
+    except OSError:
+        pass
+
+
+def remove_parts(path: str, names: tuple[str, ...]) -> None:
+    """Remove some of what is in an entry's directory. Not an error where something is missing."""
+    for name in names:
         try:
-            os.unlink(f"{path}/{name}")
+            os.rmdir(f"{path}/{name}") if name == "stage" else os.unlink(f"{path}/{name}")
         except OSError:
             pass
-    for directory in (path + "/stage", path):
-        try:
-            os.rmdir(directory)
-        except OSError:
-            pass
+
+
+def remove_stopped(entry: str) -> bool:
+    """Remove a stopped sandbox's entry, and what its sentry may have left; False while one keeps it. OSError."""
+    try:
+        lock = os.open(entry + "/lock", os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        remove_tree(entry)
+        return True
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    else:
+        _kill_left_over(entry)
+        remove_tree(entry)
+        return True
+    finally:
+        os.close(lock)
+
+
+def is_named(entry: str) -> bool:
+    """Whether an entry, by its path, is one that stays when its sandbox has ended."""
+    info = _read(entry)
+    return info is not None and info.named
 
 
 def remove_stale(path: str) -> list[str]:
@@ -170,8 +234,11 @@ def remove_stale(path: str) -> list[str]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _kill_left_over(entry)
-            remove_tree(entry)
-            removed.append(name)
+            if is_named(entry):
+                remove_parts(entry, _OF_A_RUN)
+            else:
+                remove_tree(entry)
+                removed.append(name)
         except BlockingIOError:
             pass
         finally:
@@ -192,9 +259,15 @@ def remove_of(path: str, pid: int, started: int) -> None:
         return
     for name in names:
         bare = name.removeprefix(_UNFINISHED)
-        if bare == str(pid) or bare.startswith(f"{pid}-"):
-            _kill_left_over(f"{path}/{name}")
-            remove_tree(f"{path}/{name}")
+        entry = f"{path}/{name}"
+        info = _read(entry)
+        if info is not None and info.named:
+            if (info.pid, info.start_time) == (pid, started):
+                _kill_left_over(entry)
+                remove_tree(entry) if name.startswith(_UNFINISHED) else remove_parts(entry, _OF_A_RUN)
+        elif bare == str(pid) or bare.startswith(f"{pid}-"):
+            _kill_left_over(entry)
+            remove_tree(entry)
 
 
 def running(path: str, owner: int) -> list[tuple[str, Info]]:
@@ -202,12 +275,39 @@ def running(path: str, owner: int) -> list[tuple[str, Info]]:
     found = []
     for name in os.listdir(path):
         info = None if name.startswith(_UNFINISHED) else _read(f"{path}/{name}")
+        if info and info.named and is_stopped(f"{path}/{name}"):
+            continue
         try:
             if info and start_time(info.pid) == info.start_time and os.stat(f"/proc/{info.pid}").st_uid == owner:
                 found.append((name, info))
         except OSError:
             continue  # it has just ended
     return found
+
+
+def stopped(path: str) -> list[tuple[str, Info]]:
+    """(name, info) of each named sandbox that has ended and was not deleted, in no order. OSError for the directory."""
+    found = []
+    for name in os.listdir(path):
+        info = None if name.startswith(_UNFINISHED) else _read(f"{path}/{name}")
+        if info and info.named and is_stopped(f"{path}/{name}"):
+            found.append((name, info))
+    return found
+
+
+def is_stopped(entry: str) -> bool:
+    """Whether nobody holds the lock of an entry: so it is as soon as its sentry has ended, waited for or not."""
+    try:
+        lock = os.open(entry + "/lock", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return True
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(lock)
+    return True
 
 
 def _read(entry: str) -> Info | None:

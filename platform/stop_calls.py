@@ -25,7 +25,7 @@ from trapline.sentry.kernel.block import Execute, Reply
 from trapline.sentry.kernel.signal_deliver import no_handler_ran
 from trapline.sentry.syscalls import table
 from trapline.sentry.syscalls.sys_process import Clone
-from trapline.sentry.syscalls.wall_deadlines import FUTEX, futex_waits_until
+from trapline.sentry.syscalls.wall_deadlines import FUTEX, futex_waits_until, futex_waits_until_monotonic
 
 if TYPE_CHECKING:
     from trapline.platform.engine import Engine
@@ -337,14 +337,16 @@ def _after_group_stop(e: Engine, t: Tracee) -> None:
 
 
 def reissue_absolute_wait(e: Engine, t: Tracee) -> None:
-    """Have a futex wait with a REALTIME deadline that was interrupted (the registers are loaded) issued again
-    as it stands, not by restart_syscall.
+    """Have a futex wait that was interrupted (the registers are loaded) issued again as it stands, not by
+    restart_syscall, where its deadline is on REALTIME, or on a MONOTONIC that has stood still.
 
     What goes wrong otherwise: restart_syscall waits for the host's time that the host remembers, and nobody
     can tell what it stands for when the sandbox moves its clock. A handler makes it EINTR in either case.
     """
     regs = e.regs.r
-    if pt.signed(regs.rax) == -ERESTART_RESTARTBLOCK and regs.orig_rax == FUTEX and futex_waits_until(regs.rsi):
+    if pt.signed(regs.rax) == -ERESTART_RESTARTBLOCK and regs.orig_rax == FUTEX and (
+        futex_waits_until(regs.rsi) or (t.trap_all & WALL_CLOCK and futex_waits_until_monotonic(regs.rsi))
+    ):
         regs.rax = -ERESTARTNOHAND & pt.U64
         e.regs.store(t.host)
 

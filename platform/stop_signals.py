@@ -76,6 +76,9 @@ def delivery_stop(e: Engine, t: Tracee, signo: int) -> None:
         e.root_stop_code = delivery.info.code
     if delivery.core and e.cores is not None and e.cores.dump(e, t, info):
         kernel.group(task).core_dumped = True
+    if kernel.group(task).killed_by:
+        e.kill_group(task.tgid)
+        return
     poke_again(e, t)
     e.resume(t, delivery.info.signo)
 

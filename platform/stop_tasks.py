@@ -58,6 +58,7 @@ def clone_event(e: Engine, t: Tracee, event: int) -> None:
     task = task_clone.new_task(e.kernel, t.task, tid, flags, flags & CSIGNAL)
     child = Tracee(host, host_group, tid, task)
     child.trap_all = t.trap_all
+    child.listener = t.listener
     child.saved = saved if isinstance(request, Clone) else None
     e.add(child)
     if tid == task.tgid:
@@ -125,6 +126,10 @@ def exec_event(e: Engine, t: Tracee) -> None:
     e.cpu_alarms.executed(t.host_group)
     t.task = task_exec.exec_done(e.kernel, t.tid, former_tid)
     e.watch.executed(t, former_tid)
+    if e.on_exec:
+        told = e.on_exec.pop(t.host, None)
+        if told is not None:
+            told()
     release_holder(e, t)
     e.install_vdso(t)
     e.resume(t)

@@ -43,7 +43,7 @@ def window_size(terminal: CallerTerminal | None) -> tuple[int, int, int, int]:
 def show(plan: Plan, dev: str) -> None:
     """Once the sandbox's devpts is mounted at `dev`/pts, and before the host's /dev is out of reach."""
     if plan.own_terminal:
-        _make_own(plan, dev)
+        make_own(plan, dev)
         _show_at(plan, f"{dev}/pts/0", f"{dev}/console", "/dev/console")
         return
     name = plan.terminal
@@ -104,7 +104,7 @@ def _reserve(plan: Plan, dev: str, wanted: int) -> bool:
     return False
 
 
-def _make_own(plan: Plan, dev: str) -> None:
+def make_own(plan: Plan, dev: str) -> None:
     """The terminal of `-t`: the first of the sandbox's, so /dev/pts/0. Its master, then its slave, which stays open
     with the sentry: a session that closes its terminal for a moment would else look like the end."""
     master, number = _open_master(dev)

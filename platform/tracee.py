@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from trapline.platform.guest_memory import GuestMemory
+from trapline.platform.notifications import Listener
 from trapline.sentry.kernel.block import Execute
 from trapline.sentry.kernel.state import Task
 
@@ -23,6 +24,7 @@ class Tracee:
         "host_group",
         "lend_by",
         "lending",
+        "listener",
         "listening",
         "memory",
         "nr",
@@ -61,3 +63,4 @@ class Tracee:
         self.after_stop = False  # its stop has ended, the SIGCONT that ended it may still come
         self.listening = False  # in a group stop, by PTRACE_LISTEN
         self.trap_all = 0  # stops at every call, for these reasons
+        self.listener: Listener | None = None  # where its calls come by notification: that of its chain of processes

@@ -62,7 +62,8 @@ class VdsoSetup:
             e.regs.store(t.host)
             pt.cont(t.host)
             if isinstance(e, SeccompEngine):
-                e.listener.add_descriptor(e.await_carrier(t), self.image.descriptor)
+                assert t.listener is not None
+                t.listener.add_descriptor(e.await_carrier(t), self.image.descriptor)
             await_stop(e, t, pt.EVENT_SECCOMP, pt.cont)
             e.regs.load(t.host)
             failure = setup_failure(regs.rbx, regs.r12)

@@ -53,6 +53,11 @@ class WallClock:
                 continue
         self.timerfds.moved(processes.values(), span)
 
+    def watch_all(self) -> None:
+        """See every call from now on: while all tasks stand, for they are not brought to a stop here."""
+        for t in self.engine.tracees.values():
+            t.trap_all |= WALL_CLOCK
+
     def entering(self, t: Tracee) -> None:
         """A task stands at a call's entry, which pt.at_entry has seen."""
         stack, nr, *given = pt.last_entry()
@@ -63,11 +68,14 @@ class WallClock:
                 self._change(t, 2, given[2], 0, -errno.ECANCELED)
             return
         args = tuple(given)
+        keeper, convert = self.engine.kernel.keeper, wall_deadlines.on_host
         at = wall_deadlines.deadline_argument(nr, args)
+        if at < 0 and keeper.state.frozen:
+            at, convert = wall_deadlines.monotonic_argument(nr, args), wall_deadlines.after_freeze
         if at < 0:
             return
         try:
-            deadline = wall_deadlines.on_host(self.engine.kernel.keeper, t.memory.read(args[at], wall_deadlines.SIZE))
+            deadline = convert(keeper, t.memory.read(args[at], wall_deadlines.SIZE))
             if deadline is None:
                 return
             scratch = (stack - _RED_ZONE - wall_deadlines.SIZE) & ~15

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 ABSTIME, CANCEL_ON_SET = 1, 2
 NSEC = 1_000_000_000
 _LINK = "anon_inode:[timerfd]"
-_MARK_SECONDS = 9_199_999_999
+MARK_SECONDS = 9_199_999_999
 
 
 class Info(msgspec.Struct):
@@ -45,7 +45,7 @@ class Info(msgspec.Struct):
     def mark(self) -> int:
         """Our number in the interval; -1 when it is the guest's own."""
         seconds, nanoseconds = divmod(self.interval, NSEC)
-        return nanoseconds if seconds == _MARK_SECONDS else -1
+        return nanoseconds if seconds == MARK_SECONDS else -1
 
 
 class Setting(msgspec.Struct):
@@ -93,7 +93,7 @@ class WallTimerfds:
         again: set[int] = set()
         try:
             for tid in tids:
-                for fd in self._timerfds_of(tid):
+                for fd in self.timerfds_of(tid):
                     self._collect(tid, fd, met, again)
         finally:
             for mark, (duplicate, setting) in met.items():
@@ -108,7 +108,8 @@ class WallTimerfds:
             elif mark not in met:
                 del self.cancelled[mark]  # nobody has it any more
 
-    def _timerfds_of(self, tid: int) -> Iterator[int]:
+    def timerfds_of(self, tid: int) -> Iterator[int]:
+        """The descriptors of a task that are timerfds."""
         try:
             place = f"/proc/{self._host.find(tid).host}/fd"
             names = os.listdir(place)
@@ -141,7 +142,7 @@ class WallTimerfds:
                 return  # disarmed, or expired once and not read yet
             info = info_of("self", duplicate) or info  # periods that have passed are counted by now
             self._number = (self._number + 1) % NSEC
-            self._set(duplicate, info.flags, TIME_MAX, _MARK_SECONDS * NSEC + self._number)
+            self._set(duplicate, info.flags, TIME_MAX, MARK_SECONDS * NSEC + self._number)
             met[self._number] = duplicate, Setting(deadline, info.interval, info.ticks, info.flags)
             kept = True
         finally:
@@ -164,7 +165,7 @@ class WallTimerfds:
     def _apply(self, duplicate: int, setting: Setting, mark: int) -> None:
         if setting.flags & CANCEL_ON_SET:
             self.cancelled[mark] = setting
-            self._set(duplicate, setting.flags, 1, _MARK_SECONDS * NSEC + mark)  # expires at once
+            self._set(duplicate, setting.flags, 1, MARK_SECONDS * NSEC + mark)  # expires at once
             return
         deadline = setting.deadline
         if setting.ticks and deadline < TIME_MAX:

@@ -18,6 +18,39 @@ class StraceOptions(msgspec.Struct):
     owned_only: bool = False  # only what the sentry answered
 
 
+class Mount(msgspec.Struct):
+    """One mount of an OCI bundle, made in the order of the list, after the root is the guest's (mount(2))."""
+
+    target: str  # absolute, in the guest
+    kind: str  # bind, tmpfs, proc, sysfs, devpts or mqueue
+    source: str = ""  # of a bind: absolute path of the host
+    flags: int = 0  # MS_NOSUID and so on, MS_RDONLY included
+    clear: int = 0  # flags that a bind is not to take over from its source
+    recursive: bool = False  # of a bind: with what is mounted below the source
+    data: str = ""  # the file system's own options
+
+
+class Device(msgspec.Struct):
+    """A device node of an OCI bundle (mknod(2))."""
+
+    path: str  # absolute, in the guest
+    kind: str  # c, b, u (as c) or p
+    major: int = 0
+    minor: int = 0
+    mode: int = 0o666
+    uid: int = 0
+    gid: int = 0
+
+
+class User(msgspec.Struct):
+    """Who the first program runs as. Ids are the sandbox's."""
+
+    uid: int = 0
+    gid: int = 0
+    groups: list[int] = []
+    umask: int | None = None  # None: the caller's
+
+
 class DoOptions(msgspec.Struct):
     """Options of one sandbox. Paths are absolute paths of the host unless something else is said."""
 
@@ -45,11 +78,42 @@ class DoOptions(msgspec.Struct):
     clock_rate: tuple[int, int] = (1, 1)  # sandbox time per host time, for tests
     strace: StraceOptions | None = None
     without: set[str] = set()  # features of the host not to be used, for tests (platform/features.py)
+    # What only a bundle asks for (sentry/control/oci.py); the defaults are what `do` does.
+    hostname: str = ""  # "": the host's
+    keep_env: bool = True  # start from the caller's environment; False: from none
+    user: User | None = None  # None: the caller
+    rlimits: dict[str, tuple[int, int]] = {}  # RLIMIT_NOFILE and so on: soft, hard
+    capabilities: list[str] | None = None  # CAP_CHOWN and so on; None: a container's default set
+    no_new_privileges: bool = True
+    network_path: str = ""  # with network "host": not the host's, but the namespace that this file is
+    sysctl: dict[str, str] = {}  # of the sandbox's own namespaces: kernel.msgmax and so on
+    devices: list[Device] = []
+    mounts: list[Mount] = []
+    masked: list[str] = []  # paths in the guest that show as empty
+    read_only: list[str] = []  # paths in the guest that cannot be written
+    read_only_root: bool = False
+    notes: list[str] = []  # for the log: what the bundle asks for and does not get
 
     def environment(self, inherited: dict[bytes, bytes]) -> dict[bytes, bytes]:
         """The guest's environment: the caller's (`os.environb`) with `env` on top, later ones first."""
-        result = dict(inherited)
+        result = dict(inherited) if self.keep_env else {}
         for setting in self.env:
             name, _, value = setting.encode(errors="surrogateescape").partition(b"=")
             result[name] = value
         return result
+
+
+class ContainerOptions(msgspec.Struct):
+    """Options of a sandbox with a name and a life of its own (`run`, `create`). Paths are absolute paths of the host.
+
+    `platform/run.py: run_container` takes it and returns the exit status: the program's where it was waited for, and 0
+    as soon as a detached one runs, or a created one waits for `start`.
+    """
+
+    id: str
+    sandbox: DoOptions
+    bundle: str = ""  # the directory of config.json; "": none
+    detach: bool = False
+    created: bool = False  # stop before the program is executed, until `start`; detached
+    pid_file: str | None = None  # the sentry's pid is written there once it runs or waits
+    annotations: dict[str, str] = {}

@@ -178,6 +178,11 @@ def options(words: list[str]) -> DoOptions | None:
         return None
     if not command:
         raise UsageError(f"there is no command: {USAGE}")
+    return of_values(values, command)
+
+
+def of_values(values: dict[str, Any], command: list[str]) -> DoOptions:
+    """From the values of FLAGS and a command. UsageError."""
     if not command[0]:
         raise UsageError("the command is empty")
     if values["record"] and values["console_socket"]:

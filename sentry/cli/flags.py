@@ -7,8 +7,11 @@ which begins the rest.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+TYPE_CHECKING = False  # not imported: typing costs half as much as Python's own start
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
 
 WIDTH = 96  # columns of help
 HELP = ("--help", "-h")
@@ -16,6 +19,14 @@ HELP = ("--help", "-h")
 
 class UsageError(Exception):
     """A command line that makes no sense. Its text is one line that says what would be right."""
+
+
+class VerbError(Exception):
+    """What a verb cannot do. Its text is one line; `status` is the exit status then: runsc's for what fails."""
+
+    def __init__(self, text: str, status: int = 128) -> None:
+        super().__init__(text)
+        self.status = status
 
 
 class Flag:
@@ -111,12 +122,30 @@ def parse(flags: Sequence[Flag], words: Sequence[str]) -> tuple[dict[str, Any], 
     return values, rest
 
 
+def parse_mixed(flags: Sequence[Flag], words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """As `parse`, for verbs that take no command: flags may stand behind and between the other words, too."""
+    flat: list[str] = []
+    others: list[str] = []
+    rest = list(words)
+    while rest:
+        if rest[0] == "--":
+            others += rest[1:]
+            break
+        if not rest[0].startswith("-") or rest[0] == "-":
+            others.append(rest.pop(0))
+            continue
+        pieces, _ = walk(flags, rest)
+        flat += pieces[0]
+        del rest[: len(pieces[0])]
+    return parse(flags, flat)[0], others
+
+
 def walk(flags: Sequence[Flag], words: Sequence[str]) -> tuple[list[Sequence[str]], list[str]]:
     """(each flag's words, the rest): a flag and its value, `flag=value`, or a flag alone, known or not.
 
     Finds no mistakes: a flag that lacks its value stands alone.
     """
-    with_value = {flag.name for flag in flags if flag.metavar}
+    with_value = {name for flag in flags if flag.metavar for name in (flag.name, flag.short)}
     pieces: list[Sequence[str]] = []
     position = 0
     while position < len(words):

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 
-from trapline.sentry.cli.flags import Flag, UsageError, help_text, parse, walk
+from trapline.sentry.cli.flags import Flag, UsageError, VerbError, help_text, parse_mixed
 
 USAGE = "trapline ps [FLAGS] [ID]"
 SUMMARY = (
     "List the processes of a running sandbox by the ids that they have in it. Without an ID there must be only "
     "one sandbox. In STAT, t is stopped (or at a call that is just being answered), the other letters are "
     "those of ps(1). A group or session 0 is outside of the sandbox. "
-    "The exit status is 1 if there is no such sandbox."
+    "The exit status is 128 if there is no such sandbox."
 )
 MORE = """
 examples:
@@ -29,21 +29,18 @@ _RIGHT = ("HOST", "PID", "PPID", "PGID", "SID", "TIME", "RSS")
 
 def run(words: list[str]) -> int:
     """Run the verb; the exit status. UsageError."""
-    pieces, rest = walk(FLAGS, words)
-    # The flags may follow the id, too.
-    values, more = parse(FLAGS, [word for piece in pieces for word in piece] + rest[1:])
+    values, rest = parse_mixed(FLAGS, words)
     if values["help"]:
         sys.stdout.write(help_text(USAGE, SUMMARY, FLAGS, MORE))
         return 0
-    if more:
-        raise UsageError(f"'{more[0]}' is too much: {USAGE}")
+    if len(rest) > 1:
+        raise UsageError(f"'{rest[1]}' is too much: {USAGE}")
     from trapline.sentry.cli import sandboxes
 
     try:
         entry = sandboxes.choose(values["state_dir"], rest[0] if rest else None)
     except sandboxes.NoSuchSandbox as error:
-        print(f"trapline ps: {error}", file=sys.stderr)
-        return 1
+        raise VerbError(str(error)) from None
     found = sandboxes.guests(entry[1])
     if values["format"] == "json":
         print(sandboxes.as_json(found))

@@ -13,8 +13,9 @@ import msgspec
 if TYPE_CHECKING:
     import psutil
 
-#: (id, platform/state_dir.py's Info, user id)
-Entry = tuple[str, Any, int]
+_ANSWER_SECONDS = 2.0  # for a sandbox to say in which state it is
+#: (id, platform/state_dir.py's Info, user id, state directory)
+Entry = tuple[str, Any, int, str]
 
 
 class NoSuchSandbox(Exception):
@@ -38,9 +39,10 @@ class Guest(msgspec.Struct):
 
 
 class Sandbox(msgspec.Struct):
-    """One running sandbox. Times in s, memory in bytes."""
+    """One sandbox. Times in s, memory in bytes; of a stopped one what it used is 0."""
 
     id: str
+    status: str  # the OCI runtime specification's; "unknown": it does not answer
     platform: str  # "" when an older trapline wrote it down
     pid: int  # of its sentry, on the host
     init_pid: int  # of its pid 1, on the host; 0 while it starts
@@ -53,6 +55,9 @@ class Sandbox(msgspec.Struct):
     guest_rss: int  # the sum, pages that they share counted for each
     sentry_rss: int
     command: list[str]
+    bundle: str = ""
+    annotations: dict[str, str] = {}
+    exit_status: int = -1  # of a stopped one; -1: not known
 
 
 def directories(given: str | None) -> list[str]:
@@ -70,7 +75,7 @@ def directories(given: str | None) -> list[str]:
 
 
 def entries(given: str | None) -> list[Entry]:
-    """(id, what was written down, user id) of every running sandbox, the oldest first.
+    """(id, what was written down, user id, state directory) of every running sandbox, the oldest first.
 
     NoSuchSandbox when a directory that was asked for cannot be read. What a killed one left is removed from
     a directory of ours as `do` does it, and elsewhere not looked at.
@@ -83,7 +88,7 @@ def entries(given: str | None) -> list[Entry]:
             owner = os.lstat(path).st_uid
             if owner == os.geteuid():
                 state_dir.remove_stale(path)
-            found += [(name, info, owner) for name, info in state_dir.running(path, owner)]
+            found += [(name, info, owner, path) for name, info in state_dir.running(path, owner)]
         except FileNotFoundError:
             if given is not None:
                 raise NoSuchSandbox(f"state directory {path}: there is none") from None
@@ -93,8 +98,42 @@ def entries(given: str | None) -> list[Entry]:
     return sorted(found, key=lambda entry: (entry[1].created, entry[0]))
 
 
+def stopped(given: str | None) -> list[Sandbox]:
+    """The named sandboxes that have ended and were not deleted, the oldest first."""
+    from trapline.platform import state_dir
+
+    found = []
+    for path in directories(given):
+        try:
+            owner = os.lstat(path).st_uid
+            found += [_ended(name, info, owner) for name, info in state_dir.stopped(path)]
+        except OSError:
+            continue  # `entries` has said so, where it was asked for
+    return sorted(found, key=lambda sandbox: (sandbox.created, sandbox.id))
+
+
+def _ended(name: str, info: Any, owner: int) -> Sandbox:
+    return Sandbox(
+        id=name, status="stopped", platform=info.platform, pid=0, init_pid=0, user=_user_name(owner),
+        created=info.created, uptime=0.0, guests=0, guest_cpu=0.0, sentry_cpu=0.0, guest_rss=0, sentry_rss=0,
+        command=info.command, bundle=info.bundle, annotations=info.annotations, exit_status=info.exit_status,
+    )  # fmt: skip
+
+
+def _status(path: str, name: str) -> str:
+    """Of a named sandbox whose sentry runs."""
+    from trapline.sentry.control import records
+
+    try:
+        return records.find(path, name).status(_ANSWER_SECONDS)
+    except records.RecordError:
+        return "unknown"
+
+
 def choose(given: str | None, name: str | None) -> Entry:
     """The entry of one sandbox, by its id or because it is the only one. NoSuchSandbox."""
+    if name is not None and given is not None and not os.path.lexists(given):
+        raise NoSuchSandbox(_why_not(name))
     there = entries(given)
     if name is None:
         if len(there) == 1:
@@ -105,6 +144,8 @@ def choose(given: str | None, name: str | None) -> Entry:
     for entry in there:
         if entry[0] == name:
             return entry
+    if any(sandbox.id == name for sandbox in stopped(given)):
+        raise NoSuchSandbox(f"sandbox {name} is not running")
     raise NoSuchSandbox(_why_not(name))
 
 
@@ -117,14 +158,14 @@ def _why_not(name: str) -> str:
             given_by_another = False
     if given_by_another:
         return f"sandbox {name} would be another user's: only they and root may look at it"
-    return f"there is no running sandbox {name}: see trapline list"
+    return f"sandbox {name} does not exist: see trapline list"
 
 
 def look(entry: Entry) -> Sandbox | None:
     """A sandbox's figures; None when it has just ended."""
     import psutil
 
-    name, info, owner = entry
+    name, info, owner, path = entry
     try:
         sentry = psutil.Process(info.pid)
         times, resident = sentry.cpu_times(), sentry.memory_info().rss
@@ -139,11 +180,12 @@ def look(entry: Entry) -> Sandbox | None:
         except psutil.NoSuchProcess:
             continue
         cpu += used.user + used.system + used.children_user + used.children_system
-        if process.pid != info.init_pid:
+        if info.named or process.pid != info.init_pid:
             rss += memory
             count += 1
     return Sandbox(
         id=name,
+        status=_status(path, name) if info.named else "running",
         platform=info.platform,
         pid=info.pid,
         init_pid=info.init_pid,
@@ -156,6 +198,8 @@ def look(entry: Entry) -> Sandbox | None:
         guest_rss=rss,
         sentry_rss=resident,
         command=info.command,
+        bundle=info.bundle,
+        annotations=info.annotations,
     )
 
 
@@ -168,10 +212,10 @@ def guests(info: Any) -> list[Guest]:
     for process in _members(info, with_init=True):
         try:
             with process.oneshot():
-                status = _status(process.pid)
+                status = _proc_status(process.pid)
                 own = ids[process.pid] = int(status["NSpid"].split()[-1])
-                if process.pid == info.init_pid:
-                    continue
+                if process.pid == info.init_pid and not info.named:
+                    continue  # a stub; with a name it is the program
                 times = process.cpu_times()
                 found.append(
                     Guest(
@@ -196,7 +240,7 @@ def guests(info: Any) -> list[Guest]:
 
 
 def _members(info: Any, with_init: bool) -> list[psutil.Process]:
-    """The sandbox's pid 1 and everything below it."""
+    """The sandbox's pid 1 and everything below it; with a name also what `exec` made, which is the sentry's child."""
     import psutil
 
     from trapline.platform import state_dir
@@ -205,9 +249,20 @@ def _members(info: Any, with_init: bool) -> list[psutil.Process]:
         init = psutil.Process(info.init_pid) if info.init_pid > 0 else None
         if init is None or state_dir.start_time(info.init_pid) != info.init_start_time:
             return []
+        if info.named:
+            depth = len(_proc_status(init.pid)["NSpid"].split())
+            return [p for p in psutil.Process(info.pid).children(recursive=True) if _depth(p.pid) == depth]
         return [init, *init.children(recursive=True)] if with_init else init.children(recursive=True)
-    except psutil.NoSuchProcess:
+    except (psutil.NoSuchProcess, OSError):
         return []
+
+
+def _depth(pid: int) -> int:
+    """In how many pid namespaces a process has an id: the sentry's helpers are in one less than guests."""
+    try:
+        return len(_proc_status(pid)["NSpid"].split())
+    except (OSError, KeyError):
+        return 0
 
 
 def _command(process: psutil.Process) -> list[str]:
@@ -220,7 +275,7 @@ def _command(process: psutil.Process) -> list[str]:
         return [f"[{process.name()}]"]
 
 
-def _status(pid: int) -> dict[str, str]:
+def _proc_status(pid: int) -> dict[str, str]:
     with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
         return {name: value.strip() for name, _, value in (line.partition(":") for line in file)}
 

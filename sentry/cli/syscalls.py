@@ -5,9 +5,25 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
+from trapline.sentry.cli.flags import Flag, help_text, parse_mixed
 from trapline.sentry.syscalls.table import FAMILIES, TABLE, by_name, by_number, family_of
 from trapline.sentry.syscalls.table_types import Class, Condition, Op, Support, Syscall
 
+USAGE = "trapline syscalls [FLAGS] [NAME...]"
+SUMMARY = (
+    "List the calls of x86-64 Linux and who serves them: the sentry or the host. With names or numbers: only these "
+    "calls."
+)
+MORE = """
+examples:
+  trapline syscalls --owned
+  trapline syscalls --format json futex 230
+"""
+FLAGS = (
+    Flag("--format", help="A table to read, JSON, or docs/syscalls.md.", choices=("table", "json", "markdown"),
+         default="table"),
+    Flag("--owned", help="Only calls that the sentry decides."),
+)  # fmt: skip
 _HEAD = ("NR", "NAME", "CLASS", "SUPPORT", "NOTE")
 _PROFILE = "control"
 
@@ -148,23 +164,14 @@ def select(names: Sequence[str], owned: bool) -> list[Syscall]:
     return [row for row in rows if row.owned(_PROFILE)] if owned else rows
 
 
-def run(argv: Sequence[str]) -> int:
-    """The command, without its own name. 0, or 2 for a call that does not exist or a usage error."""
-    import argparse
-
-    parser = argparse.ArgumentParser(
-        prog="trapline syscalls",
-        description="List the calls of x86-64 Linux and who serves them: the sentry or the host.",
-    )
-    parser.add_argument("--format", choices=tuple(FORMATS), default="table", help="default: table")
-    parser.add_argument("--owned", action="store_true", help="only calls that the sentry decides")
-    parser.add_argument("names", nargs="*", metavar="NAME", help="only these calls, by name or number")
+def run(words: list[str]) -> int:
+    """Run the verb; the exit status: 2 for a call that does not exist. UsageError."""
+    values, names = parse_mixed(FLAGS, words)
+    if values["help"]:
+        sys.stdout.write(help_text(USAGE, SUMMARY, FLAGS, MORE))
+        return 0
     try:
-        options = parser.parse_args(argv)
-    except SystemExit as exit_:
-        return exit_.code if isinstance(exit_.code, int) else 2
-    try:
-        rows = select(options.names, options.owned)
+        rows = select(names, bool(values["owned"]))
     except KeyError as error:
         import difflib
 
@@ -173,5 +180,5 @@ def run(argv: Sequence[str]) -> int:
         hint = f" (do you mean {', '.join(close)}?)" if close else ""
         print(f"trapline syscalls: no call named {name}{hint}", file=sys.stderr)
         return 2
-    sys.stdout.write(FORMATS[options.format](rows))
+    sys.stdout.write(FORMATS[values["format"]](rows))
     return 0

@@ -74,6 +74,8 @@ class Kernel:
         self.time_on_exec: Callable[[ThreadGroup], None] = lambda group: None
         self.time_on_group_exit: Callable[[ThreadGroup], None] = lambda group: None
         self.on_root_exit: Callable[[int], None] = lambda status: None
+        #: A process whose parent is outside of the sandbox has ended: one that `outside_task` made, or a sibling of it.
+        self.on_outside_exit: Callable[[ThreadGroup], None] = lambda group: None
         #: The first process was stopped by this signal: whoever started the sandbox is told.
         self.on_root_stop: Callable[[int], None] = lambda signo: None
         self.log: Callable[[str], None] = lambda text: None

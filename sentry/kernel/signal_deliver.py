@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from trapline.sentry.kernel.signal_send import action_of, deliverable, is_ignored
 from trapline.sentry.kernel.signals import (
     DEFAULT_CORE,
-    DEFAULT_IGNORE,
     DEFAULT_STOP,
+    INIT,
     SA_NODEFER,
     SA_RESETHAND,
     SA_RESTART,
@@ -105,11 +105,15 @@ def next_delivery(kernel: Kernel, task: Task, allow_stop: bool = True) -> Delive
         # A fault that is blocked or ignored kills (Linux force_sig_info_to_task).
         kills = forced and (action.handler == SIG_IGN or bool(task.mask & bit(signo)))
         if action.handler == SIG_DFL or kills:
-            if not forced and DEFAULT_IGNORE & bit(signo):
+            if not forced and is_ignored(group, signo):
                 continue
             if kills:
                 group.actions.pop(signo, None)  # as the host has done it by now
                 task.mask &= ~bit(signo)
+            if forced and group.tgid == INIT:
+                # For the platform to kill it. The host lets nothing but SIGKILL end a traced pid 1
+                # (force_sig_info_to_task), which would execute the instruction again for ever; natively it dies.
+                group.killed_by = signo
             stop = bool(DEFAULT_STOP & bit(signo))
             return Delivery(info, handler=False, restart=False, stop=stop, core=bool(DEFAULT_CORE & bit(signo)))
         task.mask |= action.mask & ~UNMASKABLE

@@ -14,6 +14,8 @@ from trapline.sentry.kernel import signal_lend
 from trapline.sentry.kernel.signals import (
     DEFAULT_IGNORE,
     DEFAULT_STOP,
+    INIT,
+    SI_KERNEL,
     SI_TIMER,
     SI_TKILL,
     SIG_DFL,
@@ -43,9 +45,14 @@ def action_of(group: ThreadGroup, signo: int) -> SigAction:
 
 
 def is_ignored(group: ThreadGroup, signo: int) -> bool:
-    """Whether a signal would have no effect if it were delivered now."""
+    """Whether a signal would have no effect if it were delivered now.
+
+    A program that is pid 1 takes those only that it has a handler for (pid_namespaces(7), SIGNAL_UNKILLABLE of Linux).
+    """
     handler = action_of(group, signo).handler
-    return handler == SIG_IGN or (handler == SIG_DFL and bool(DEFAULT_IGNORE & bit(signo)))
+    if handler == SIG_DFL:
+        return bool(DEFAULT_IGNORE & bit(signo)) or (group.tgid == INIT and not UNMASKABLE & bit(signo))
+    return handler == SIG_IGN
 
 
 def send(kernel: Kernel, group: ThreadGroup, info: SigInfo, tid: int = 0, prefer: int = 0) -> None:
@@ -56,6 +63,8 @@ def send(kernel: Kernel, group: ThreadGroup, info: SigInfo, tid: int = 0, prefer
     if group.exit_status >= 0 or not group.threads:
         raise OSError(errno.ESRCH, "dead")
     signo = info.signo
+    if group.tgid == INIT and UNMASKABLE & bit(signo) and not (info.outside or info.code == SI_KERNEL):
+        return
     if signo == SIGKILL:
         kernel.platform.kill_group(group.tgid)
         return

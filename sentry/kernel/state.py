@@ -45,6 +45,7 @@ class SigInfo(msgspec.Struct):
     overrun: int = 0
     fields: bytes = b""
     forced: bool = False  # a fault's, of the instruction that the thread executes
+    outside: bool = False  # sent from outside of the sandbox: also pid 1 takes SIGKILL and SIGSTOP then
 
 
 class SigAction(msgspec.Struct, frozen=True):
@@ -112,6 +113,7 @@ class ThreadGroup(msgspec.Struct):
     exit_status: int = -1  # wait status once all threads are gone; -1 while alive
     exit_rusage: bytes = b""
     core_dumped: bool = False  # by the sentry: the host's wait status does not say so
+    killed_by: int = 0  # what the sentry killed it for, where the host knows of its SIGKILL only; see signal_deliver.py
     reaped: tuple[int, int] = (0, 0)  # user and system time of the children that were waited for, µs
     stop_signal: int = 0  # not 0: stopped by it
     stop_report: int = 0  # wait status of a stop not yet waited for
@@ -172,6 +174,8 @@ class ClockState(msgspec.Struct):
     boottime_base: int = -1  # host BOOTTIME likewise; -1: the sandbox's BOOTTIME is its MONOTONIC
     boottime_start: int = 0
     raw_base: int = -1  # host MONOTONIC_RAW likewise; -1: it runs with MONOTONIC
+    frozen: int = 0  # how long MONOTONIC stood still since the start, host ns: natively the guests' went on
+    boottime_frozen: int = 0
     realtime_delta: int = 0  # at rate 1: sandbox REALTIME = host REALTIME + this, ns
     realtime_start: int = 0  # at another rate: sandbox REALTIME at monotonic_base
     boot_realtime: int = 0  # sandbox REALTIME when its MONOTONIC was 0 (btime of proc(5)); 0: not known yet
@@ -196,6 +200,7 @@ class KernelState(msgspec.Struct, dict=True):
     cpus: int = 1
     allowed_cpus: list[int] = []  # the host's CPUs that guests are held to, ascending; empty: to none
     root_tgid: int = 0
+    may_end: bool = False  # from now on the sandbox has ended once no task lives; see task_clone.outside_task
     init_uid: int = 0  # the user whose the sandbox's init is
     init_sid: int = 0  # its session: 0, the caller's, or 1
     users_changed: bool = False  # a process has asked to be another user's

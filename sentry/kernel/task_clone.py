@@ -29,6 +29,28 @@ def first_task(kernel: Kernel, tid: int, ppid: int, pgid: int, sid: int, mask: i
     group = kernel.state.groups[tid] = ThreadGroup(tgid=tid, ppid=ppid, sid=sid, threads={tid: task})
     family.join_process_group(kernel.state, group, pgid)
     kernel.state.root_tgid = tid
+    kernel.state.may_end = True
+    return task
+
+
+class Ended(Exception):
+    """The sandbox has ended: no task is made in it any more."""
+
+
+def outside_task(kernel: Kernel, tid: int, mask: int) -> Task:
+    """A process that was made from outside (`trapline exec`), before its exec: it leads a session, its parent shows as
+    0, and its children go to the sandbox's init.
+
+    Ended once no task lives: whoever waits for the sandbox's end was told of it then, and takes it down. While one
+    lives, nobody was, in this thread.
+    """
+    state = kernel.state
+    if state.may_end and not state.tasks:
+        raise Ended
+    task = Task(tid=tid, tgid=tid, mask=mask)
+    state.tasks[tid] = task
+    group = state.groups[tid] = ThreadGroup(tgid=tid, ppid=0, sid=tid, threads={tid: task})
+    family.join_process_group(state, group, tid)
     return task
 
 

@@ -15,6 +15,7 @@ from trapline.sentry.kernel.signals import (
     CLD_EXITED,
     CLD_KILLED,
     CLD_STOPPED,
+    INIT,
     SA_NOCLDSTOP,
     SA_NOCLDWAIT,
     SIG_IGN,
@@ -27,7 +28,6 @@ from trapline.sentry.protocol import Gone
 if TYPE_CHECKING:
     from trapline.sentry.kernel.kernel import Kernel
 
-INIT = 1
 WCOREFLAG = 0x80
 _TICK = 10_000  # µs: si_utime counts in clock ticks of 1/100 s whatever the host's timer does (USER_HZ)
 
@@ -70,6 +70,8 @@ def _process_died(kernel: Kernel, group: ThreadGroup, status: int, rusage: bytes
     state = kernel.state
     if group.core_dumped and status & 0x7F:
         status |= WCOREFLAG
+    if group.killed_by and status & 0x7F:
+        status = group.killed_by | status & WCOREFLAG
     group.exit_rusage = rusage
     group.pending = []
     kernel.time_on_group_exit(group)
@@ -84,6 +86,8 @@ def _process_died(kernel: Kernel, group: ThreadGroup, status: int, rusage: bytes
     parent = state.groups.get(group.ppid)
     if group.tgid == state.root_tgid:
         kernel.on_root_exit(status)
+    elif not group.ppid:
+        kernel.on_outside_exit(group)
     if parent is None or parent.exit_status >= 0:
         release(kernel, group)
         return
@@ -91,13 +95,17 @@ def _process_died(kernel: Kernel, group: ThreadGroup, status: int, rusage: bytes
 
 
 def _reparent_children(kernel: Kernel, group: ThreadGroup) -> None:
-    """Children go to the nearest living subreaper, else to the sandbox's init (prctl(2))."""
+    """Children go to the nearest living subreaper, else to the sandbox's init (prctl(2)), which is one of us where the
+    program is pid 1; also those of a process whose own parent is outside (Linux find_new_reaper)."""
     if not group.children:
         return
     state = kernel.state
     reaper = state.groups.get(group.ppid)
-    while reaper is not None and not (reaper.subreaper and reaper.threads):
+    while reaper is not None and not ((reaper.subreaper or reaper.tgid == INIT) and reaper.threads):
         reaper = state.groups.get(reaper.ppid)
+    if reaper is None:
+        init = state.groups.get(INIT)
+        reaper = init if init is not None and init.threads else None
     children = [state.groups[child] for child in group.children]
     group.children, group.reports = {}, []
     for child in children:

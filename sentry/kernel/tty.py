@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trapline.sentry.kernel.signals import SIGHUP, bit
+from trapline.sentry.kernel.signals import INIT, SIGHUP, bit
 from trapline.sentry.kernel.state import TTY, ThreadGroup
 from trapline.sentry.protocol import Gone
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 #: Added to the device number of a terminal from outside of the sandbox: its devpts counts from 0, too.
 OUTSIDE = 1 << 32
 DEVICE = OUTSIDE - 1
-INIT = 1
 
 
 class Terminal:

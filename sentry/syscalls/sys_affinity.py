@@ -10,8 +10,8 @@ import errno
 
 from trapline.sentry.kernel.block import Reply
 from trapline.sentry.kernel.kernel import Kernel
+from trapline.sentry.kernel.signals import INIT
 from trapline.sentry.kernel.state import Task, ThreadGroup
-from trapline.sentry.kernel.task_exit import INIT
 from trapline.sentry.protocol import Gone
 from trapline.sentry.syscalls.registry import handler
 

@@ -11,10 +11,10 @@ from trapline.sentry.kernel.signals import SI_TKILL, SI_USER
 from trapline.sentry.kernel.state import SigInfo, Task, ThreadGroup
 from trapline.sentry.syscalls.registry import handler
 from trapline.sentry.syscalls.sys_signal import (
-    INIT,
     check_number,
     claims_kernel,
     from_user,
+    is_stub,
     may_signal,
     process_of,
     read_info,
@@ -74,7 +74,7 @@ def pidfd_send_signal(kernel: Kernel, task: Task, fd: int, signo: int, address: 
             raise OSError(errno.EPERM, "si_code")
     else:
         info = from_user(kernel, task, signo, SI_TKILL if scope == THREAD else SI_USER)
-    if ident == INIT and scope != PROCESS_GROUP:
+    if scope != PROCESS_GROUP and is_stub(kernel, ident):
         check_number(signo)
         return signal_init(kernel, task)
     targets = family.members(kernel.state, ident) if scope == PROCESS_GROUP else [process_of(kernel, ident)]

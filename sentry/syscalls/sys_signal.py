@@ -11,6 +11,7 @@ from trapline.sentry.kernel.block import Reply
 from trapline.sentry.kernel.kernel import Kernel
 from trapline.sentry.kernel.signals import (
     DEFAULT_IGNORE,
+    INIT,
     SI_TKILL,
     SI_USER,
     SIG_DFL,
@@ -31,7 +32,6 @@ from trapline.sentry.syscalls.registry import handler
 
 CAP_KILL = 5
 SIG_BLOCK, SIG_UNBLOCK, SIG_SETMASK = 0, 1, 2
-INIT = 1
 
 
 def may_signal(kernel: Kernel, task: Task, target: ThreadGroup, signo: int) -> bool:
@@ -66,6 +66,11 @@ def from_user(kernel: Kernel, task: Task, signo: int, code: int) -> SigInfo:
     return SigInfo(signo=signo, code=code, pid=task.tgid, uid=task.uid)
 
 
+def is_stub(kernel: Kernel, pid: int) -> bool:
+    """Whether this is pid 1, and none of the programs: the stub that takes no signals."""
+    return pid == INIT and INIT not in kernel.state.groups
+
+
 def signal_init(kernel: Kernel, task: Task) -> int:
     """The sandbox's init takes no signal for which it has no handler (pid_namespaces(7)), but not everybody
     may send one."""
@@ -89,12 +94,12 @@ def kill(kernel: Kernel, task: Task, pid: int, signo: int) -> int:
     """kill(2). ESRCH, EINVAL, EPERM (only when no target at all could be signalled)."""
     groups = kernel.state.groups
     if pid > 0:
-        if pid == INIT:
+        if is_stub(kernel, pid):
             check_number(signo)
             return signal_init(kernel, task)
         targets = [process_of(kernel, pid)]
     elif pid == -1:
-        targets = [g for g in groups.values() if g.tgid != task.tgid]
+        targets = [g for g in groups.values() if g.tgid not in (task.tgid, INIT)]
     else:
         pgid = -pid if pid else kernel.group(task).pgid
         targets = family.members(kernel.state, pgid)
@@ -124,7 +129,7 @@ def _thread(kernel: Kernel, tgid: int, tid: int) -> tuple[Task, ThreadGroup]:
 
 
 def _send_to_thread(kernel: Kernel, task: Task, tgid: int, tid: int, signo: int, info: SigInfo | None) -> int:
-    if tid == INIT and tgid in (0, INIT):
+    if tgid in (0, INIT) and is_stub(kernel, tid):
         check_number(signo)
         return signal_init(kernel, task)
     zombie = kernel.state.groups.get(tid)
@@ -193,7 +198,7 @@ def rt_sigqueueinfo(kernel: Kernel, task: Task, tgid: int, signo: int, address: 
     info = read_info(kernel, task, address)
     info.signo = signo
     may_claim(task, tgid, info)
-    if tgid == INIT:
+    if is_stub(kernel, tgid):
         check_number(signo)
         return signal_init(kernel, task)
     target = process_of(kernel, tgid)

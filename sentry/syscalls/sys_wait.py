@@ -12,7 +12,7 @@ import struct
 from trapline.sentry.kernel import task_exit
 from trapline.sentry.kernel.block import Interrupted, Outcome, Reply, Restart
 from trapline.sentry.kernel.kernel import Kernel
-from trapline.sentry.kernel.signals import CLD_CONTINUED, CLD_DUMPED, CLD_STOPPED, SIGCHLD, SIGCONT, pack_siginfo
+from trapline.sentry.kernel.signals import CLD_CONTINUED, CLD_DUMPED, CLD_STOPPED, INIT, SIGCHLD, SIGCONT, pack_siginfo
 from trapline.sentry.kernel.state import SigInfo, Task, ThreadGroup
 from trapline.sentry.kernel.task_wait import (
     P_ALL,
@@ -83,7 +83,7 @@ def _host_would_choose(parent: ThreadGroup, selection: Selection, child: ThreadG
         return False
     if selection.kind == P_PID:
         return True
-    return len(parent.children) == 1 and not parent.subreaper and parent.tgid != task_exit.INIT
+    return len(parent.children) == 1 and not parent.subreaper and parent.tgid != INIT
 
 
 @handler("wait4")

@@ -10,7 +10,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from trapline.sentry.syscalls.structs import NSEC
-from trapline.sentry.time.timekeeper import REALTIME
+from trapline.sentry.time.timekeeper import MONOTONIC, REALTIME
 from trapline.sentry.time.timer_setting import TIME_MAX
 
 if TYPE_CHECKING:
@@ -43,6 +43,31 @@ def futex_waits_until(operation: int) -> bool:
     if command == _LOCK_PI:
         return True
     return bool(operation & _CLOCK_REALTIME_FLAG) and command in (_WAIT_BITSET, _WAIT_REQUEUE_PI, _LOCK_PI2)
+
+
+def monotonic_argument(nr: int, args: tuple[int, ...]) -> int:
+    """Which argument points to an absolute MONOTONIC deadline of this call; -1 when none does. Asked only once the
+    sandbox's MONOTONIC has stood still, since until then the host's is the same in its time namespace."""
+    if nr == FUTEX:
+        return 3 if args[3] and futex_waits_until_monotonic(args[1]) else -1
+    if nr == FUTEX_WAITV:
+        return 3 if args[3] and args[4] & 0xFFFFFFFF == MONOTONIC else -1
+    if nr == FUTEX_WAIT_NEW:
+        return 4 if args[4] and args[5] & 0xFFFFFFFF == MONOTONIC else -1
+    return -1
+
+
+def futex_waits_until_monotonic(operation: int) -> bool:
+    """Likewise for MONOTONIC: where the flag does not say REALTIME."""
+    return not operation & _CLOCK_REALTIME_FLAG and operation & _COMMAND in (_WAIT_BITSET, _WAIT_REQUEUE_PI, _LOCK_PI2)
+
+
+def after_freeze(keeper: Timekeeper, raw: bytes) -> bytes | None:
+    """The guest's struct timespec of MONOTONIC on the clock of its time namespace, which never stands still."""
+    seconds, nanoseconds = _PAIR.unpack(raw)
+    if seconds < 0 or not 0 <= nanoseconds < NSEC:
+        return None
+    return _PAIR.pack(*divmod(min(seconds * NSEC + nanoseconds + keeper.state.frozen, TIME_MAX), NSEC))
 
 
 def on_host(keeper: Timekeeper, raw: bytes) -> bytes | None:

@@ -36,7 +36,7 @@ class Timekeeper:
     """Reads and converts; the one place that knows how sandbox and host clocks are related."""
 
     def __init__(self, state: ClockState, platform: Platform) -> None:
-        """The rate and the bases of `state` are set before; they do not change afterwards."""
+        """The rate and the bases of `state` are set before; only `stood_still` changes them afterwards."""
         self.state = state
         self._platform = platform
         self._floor = state.monotonic_start
@@ -193,6 +193,22 @@ class Timekeeper:
         if moved:
             self._platform.wall_clock_moved(moved * state.rate_den // state.rate_num)
 
+    def stood_still(self, monotonic: int, boottime: int, raw: int) -> None:
+        """The sandbox was stopped, and its MONOTONIC, BOOTTIME and MONOTONIC_RAW with it, while the host's went on by
+        so many ns. REALTIME went on. What waits for them in the sentry follows."""
+        state = self.state
+        state.monotonic_base += monotonic
+        state.frozen += monotonic
+        if state.boottime_base >= 0:
+            state.boottime_base += boottime
+            state.boottime_frozen += boottime
+        if state.raw_base >= 0:
+            state.raw_base += raw
+        passed = self._scaled(monotonic)
+        state.realtime_start += passed
+        state.boot_realtime += passed
+        self._changed()
+
     def set_tai_offset(self, seconds: int) -> None:
         """ADJ_TAI of adjtimex(2), of this sandbox only."""
         moved = seconds * NSEC - self.tai_offset()
@@ -215,12 +231,12 @@ class Timekeeper:
         from trapline.sentry.time.parameter_page import PageValues
 
         s = self.state
-        base = s.monotonic_start if own_time else s.monotonic_base
+        base = s.monotonic_start + s.frozen if own_time else s.monotonic_base
         boot_start, boot_base = s.boottime_start, s.boottime_base
         if boot_base < 0:
             boot_start, boot_base = s.monotonic_start, base
         elif own_time:
-            boot_base = boot_start
+            boot_base = boot_start + s.boottime_frozen
         # A time namespace moves MONOTONIC_RAW by MONOTONIC's offset, though the two have drifted apart since
         # the host's start: left so, it could begin below 0.
         raw_base = base if s.raw_base < 0 else base + s.raw_base - s.monotonic_base

@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trapline.sentry.cli.flags import WIDTH, Flag, UsageError, did_you_mean, either, help_text, parse
+from trapline.sentry.cli.flags import WIDTH, Flag, UsageError, did_you_mean, either, help_text, parse, parse_mixed
+
+SHORT = Flag("--user", "UID", "Who.", short="-u")
 
 
 def number(text: str) -> int:
@@ -38,6 +40,27 @@ def test_both_ways_of_giving_a_value() -> None:
     assert (values["name"], values["count"], values["dry_run"]) == ("a", 4, True)
     assert values["item"] == ["x", "y=z"]
     assert rest == ["cmd"]
+
+
+@pytest.mark.parametrize(
+    ("words", "rest"),
+    [
+        (["id", "--name", "b", "TERM", "-u", "5"], ["id", "TERM"]),
+        (["-u", "5", "--name=b", "id"], ["id"]),
+        (["--name", "b", "-u", "5", "--", "id", "--dry-run"], ["id", "--dry-run"]),
+        (["-", "-u", "5", "--name", "b"], ["-"]),
+    ],
+)
+def test_flags_may_follow_where_there_is_no_command(words: list[str], rest: list[str]) -> None:
+    values, found = parse_mixed((*FLAGS, SHORT), words)
+    assert (values["name"], values["user"], values["dry_run"], found) == ("b", "5", None, rest)
+
+
+def test_mistakes_among_mixed_words() -> None:
+    for words, says in ((["id", "--nam", "b"], "did you mean --name?"), (["id", "-u"], "-u needs a value")):
+        with pytest.raises(UsageError, match=says.replace("?", r"\?")):
+            parse_mixed((*FLAGS, SHORT), words)
+    assert parse_mixed(FLAGS, ["id", "--help"])[0]["help"]
 
 
 def test_defaults_of_repeated_flags_are_not_shared() -> None:

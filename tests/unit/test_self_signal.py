@@ -55,7 +55,6 @@ def sends(world: World, host: Host, nr: int, *args: int, killable: bool = True) 
     engine = SeccompEngine()
     engine.kernel, engine.dispatcher = world.kernel, world.dispatcher
     engine.killable = killable
-    engine.listener = host  # type: ignore[assignment]
     world.kernel.platform.poke = engine.poke  # type: ignore[method-assign]
     t = Tracee(1002, 1002, 2, world.root)
     engine.add(t)
@@ -63,7 +62,7 @@ def sends(world: World, host: Host, nr: int, *args: int, killable: bool = True) 
     for signo in (SIGUSR1, SIGPIPE, SIGCONT):
         group.actions[signo] = SigAction(handler=_HANDLER)
     host.note = (7, 1002, nr, (*args, 0, 0, 0, 0)[:6], 0)
-    engine.serve_notification()
+    engine.serve_notification(host)  # type: ignore[arg-type]
     return engine, t
 
 

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from trapline.sentry.cli import syscalls as command
+from trapline.sentry.cli.flags import UsageError
 from trapline.sentry.syscalls import registry
 from trapline.sentry.syscalls.table import FAMILIES, TABLE, by_name, by_number, family_of, name_of
 from trapline.sentry.syscalls.table_types import (
@@ -240,5 +241,6 @@ def test_command_refuses(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.run(["clock_gettim"]) == 2
     assert "clock_gettime" in capsys.readouterr().err
     assert command.run(["400"]) == 2
-    assert command.run(["--format", "xml"]) == 2
+    with pytest.raises(UsageError, match="not 'xml'"):
+        command.run(["--format", "xml"])
     assert command.run(["--help"]) == 0

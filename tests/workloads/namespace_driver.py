@@ -17,6 +17,8 @@ import sys
 import time
 from typing import NoReturn
 
+import msgspec
+
 # All imports come before the change of user: Python itself may lie in a directory that is root's.
 from trapline.platform import caller_terminal, guardian, namespaces, state_dir
 from trapline.sentry.options import DoOptions
@@ -33,8 +35,7 @@ def main() -> int:
     job = json.loads(sys.argv[1])
     if job.get("user") is not None:
         become(job["user"])
-    options = DoOptions(command=["sh"], **job.get("options", {}))
-    options.without = set(options.without)
+    options = msgspec.convert({"command": ["sh"], **job.get("options", {})}, DoOptions)
     path = state_dir.prepare(options.state_dir)
     entry = state_dir.create(path, options.command)
     terminal = caller_terminal.find()

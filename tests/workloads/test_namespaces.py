@@ -176,6 +176,90 @@ def test_writes_stay_inside(place: Place) -> None:
     assert os.path.exists("/etc/hosts") and os.stat("/etc/passwd").st_uid == 0
 
 
+def test_mounts_of_a_bundle(place: Place) -> None:
+    (place.shared / "data").mkdir()
+    (place.shared / "data" / "file").write_text("bound\n")
+    root = place.path / "root"
+    for name in ("dev", "proc", "sys", "etc/hidden", "etc/kept"):
+        (root / name).mkdir(parents=True)
+    for name in ("etc/hidden/x", "etc/kept/x", "etc/secret", "etc/name"):
+        (root / name).write_text("root's\n")
+    (root / "bin").symlink_to("usr/bin")
+    (root / "link").symlink_to("/elsewhere")  # leads out of the root, but for a guest
+    for path in (root, *root.rglob("*"), place.shared / "data"):
+        if place.user is not None and IS_ROOT:
+            os.chown(path, place.user, place.user, follow_symlinks=False)
+    ro, nosuid, nodev, noexec = 1, 2, 4, 8
+    options = {
+        "rootfs": str(root),
+        "overlay": "none",
+        "hostname": "bundle",
+        "mounts": [
+            {"target": name, "kind": "bind", "source": name, "flags": ro, "recursive": True}
+            for name in ("/usr", "/lib", "/lib64", "/opt") if os.path.isdir(name)
+        ] + [
+            {"target": "/link/data", "kind": "bind", "source": str(place.shared / "data")},
+            {"target": "/a/b/name", "kind": "bind", "source": str(place.shared / "data" / "file"), "flags": ro},
+            {"target": "/scratch", "kind": "tmpfs", "source": "tmpfs", "flags": noexec | nosuid | nodev, "data": "size=64k"},
+            {"target": "/scratch/mq", "kind": "mqueue", "source": "mqueue"},
+        ],
+        "masked": ["/etc/hidden", "/etc/secret", "/etc/not-there"],
+        "read_only": ["/etc/kept", "/etc/not-there"],
+        "read_only_root": True,
+    }  # fmt: skip
+    script = """
+        exec 2>&1
+        cat /proc/sys/kernel/hostname /link/data/file /elsewhere/data/file /a/b/name
+        echo new > /link/data/new && echo written
+        (echo x > /a/b/name) 2>/dev/null || echo refused 1
+        echo x > /scratch/x && echo scratch; grep -c ' /scratch tmpfs .*noexec' /proc/mounts
+        head -c 100000 /dev/zero > /scratch/y 2>/dev/null || echo full
+        ls /etc/hidden | wc -l; cat /etc/secret | wc -c
+        cat /etc/kept/x; (echo x > /etc/kept/x) 2>/dev/null || echo refused 2
+        (echo x > /etc/name) 2>/dev/null || echo refused 3
+        (echo x > /usr/x) 2>/dev/null || echo refused 4
+        grep -c ' /scratch/mq mqueue' /proc/mounts
+    """
+    out, _ = place.run(script, options=options)
+    assert out.splitlines() == [
+        "bundle", "bound", "bound", "bound", "written", "refused 1", "scratch", "1", "full", "0", "0", "root's",
+        "refused 2", "refused 3", "refused 4", "1",
+    ]  # fmt: skip
+    assert (place.shared / "data" / "new").read_text() == "new\n"
+    assert not os.path.exists("/elsewhere")
+
+
+def test_a_network_devices_and_sysctls_of_a_bundle(place: Place) -> None:
+    options = {"sysctl": {"kernel.msgmax": "4321", "fs.mqueue.msg_max": "7"}, "user": {"uid": 0, "gid": 0}}
+    script = "cat /proc/sys/kernel/msgmax /proc/sys/fs/mqueue/msg_max"
+    before = Path("/proc/sys/kernel/msgmax").read_text()
+    out, _ = place.run(script, options=options)
+    assert out.split() == ["4321", "7"] and Path("/proc/sys/kernel/msgmax").read_text() == before
+    if place.user is not None:
+        return  # the rest needs root
+    holder = subprocess.Popen(["unshare", "-n", "cat"], stdin=subprocess.PIPE)
+    try:
+        path = f"/proc/{holder.pid}/ns/net"
+        until(lambda: os.readlink(path) != os.readlink("/proc/self/ns/net"), 20)
+        device = {"path": "/dev/sub/null", "kind": "c", "major": 1, "minor": 3, "mode": 0o640, "uid": 7, "gid": 8}
+        options = {"network": "host", "network_path": path, "devices": [device]}
+        script = "readlink /proc/self/ns/net; stat -c '%F %t:%T %a %u:%g' /dev/sub/null; echo x > /dev/sub/null"
+        out, _ = place.run(script, options=options)
+        assert out.splitlines() == [os.readlink(path), "character special file 1:3 640 7:8"]
+    finally:
+        holder.communicate()
+    process = place.start("true", options={"network": "host", "network_path": "/run/netns/not-there"})
+    assert process.communicate()[1] == "error: /run/netns/not-there: No such file or directory\n"
+
+
+def test_an_ordinary_users_bundle_may_be_of_any_user(place: Place) -> None:
+    if place.user is None:
+        pytest.skip("only for an ordinary user")
+    out, _ = place.run("id -u; id -g; touch mine; stat -c %u mine", options={"user": {"uid": 0, "gid": 7}})
+    assert out.split() == ["0", "7", "0"]
+    assert os.stat(place.shared / "mine").st_uid == (place.user if IS_ROOT else os.getuid())
+
+
 def test_volumes(place: Place) -> None:
     for name in ("one", "two"):
         (place.path / name).mkdir()

@@ -41,6 +41,7 @@ def test_a_running_sandbox(platform: str, tmp_path: Path) -> None:
         )
         (seen,) = as_json("list", flag)
         assert (seen["id"], seen["pid"], seen["platform"]) == (str(running.pid), running.pid, platform)
+        assert seen["status"] == "running"
         assert seen["guests"] == 4 and seen["command"] == ["sh", "-c", GUESTS]
         assert seen["uptime"] > 0 and seen["sentry_cpu"] > 0 and seen["guest_rss"] > 0  # type: ignore[operator]
         rows = as_json("ps", flag, str(running.pid))
@@ -62,7 +63,7 @@ def test_a_running_sandbox(platform: str, tmp_path: Path) -> None:
         running.finish()
     assert as_json("list", flag) == []
     result = ask("ps", flag)
-    assert (result.status, result.stderr) == (1, b"trapline ps: no sandbox is running\n")
+    assert (result.status, result.stderr) == (128, b"trapline ps: no sandbox is running\n")
 
 
 def test_which_one(platform: str, tmp_path: Path) -> None:
@@ -73,11 +74,11 @@ def test_which_one(platform: str, tmp_path: Path) -> None:
         two.wait_for(b"ready\n")
         assert {entry["pid"] for entry in as_json("list", flag)} == {one.pid, two.pid}
         result = ask("ps", flag)
-        assert result.status == 1 and result.stdout == b"" and b"which one? " in result.stderr
+        assert result.status == 128 and result.stdout == b"" and b"which one? " in result.stderr
         assert len(as_json("ps", flag, str(two.pid))) == 1
         wrong = ask("ps", flag, "999999999")
-        assert (wrong.status, wrong.stdout) == (1, b"")
-        assert wrong.stderr == b"trapline ps: there is no running sandbox 999999999: see trapline list\n"
+        assert (wrong.status, wrong.stdout) == (128, b"")
+        assert wrong.stderr == b"trapline ps: sandbox 999999999 does not exist: see trapline list\n"
         # What a killed one leaves is no running sandbox.
         two.process.kill()
         until(lambda: [entry["pid"] for entry in as_json("list", flag)] == [one.pid], "only one is left")
@@ -89,8 +90,8 @@ def test_which_one(platform: str, tmp_path: Path) -> None:
         (["list", "x"], 2, "'x' is too much"),
         (["ps", "1", "2"], 2, "'2' is too much"),
         (["list", "--format=xml"], 2, "--format takes table or json"),
-        (["list", "--state-dir=/nowhere/at/all"], 1, "state directory /nowhere/at/all: there is none"),
-        (["list", "--state-dir=/etc/passwd"], 1, "state directory /etc/passwd: Not a directory"),
+        (["list", "--state-dir=/nowhere/at/all"], 128, "state directory /nowhere/at/all: there is none"),
+        (["list", "--state-dir=/etc/passwd"], 128, "state directory /etc/passwd: Not a directory"),
     ],
 )
 def test_mistakes(words: list[str], status: int, says: str) -> None:
@@ -117,7 +118,7 @@ def test_other_users(platform: str, tmp_path: Path) -> None:
             done = subprocess.run(
                 [sys.executable, "-c", code, *words], capture_output=True, text=True, env=environment, cwd="/"
             )
-            assert done.returncode == 1 and says in done.stderr and done.stderr.count("\n") == 1, done
+            assert done.returncode == 128 and says in done.stderr and done.stderr.count("\n") == 1, done
 
 
 def test_list_starts_light(tmp_path: Path) -> None:

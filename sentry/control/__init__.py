@@ -1,0 +1,1 @@
+"""The control server of one sandbox, and its clients."""

@@ -1,0 +1,124 @@
+"""The control server's protocol, without a socket: bytes in, requests out; results in, bytes out.
+
+JSON-RPC 2.0 (jsonrpc.org/specification), one message a line. Parameters are always by name. A connection begins with
+`hello`, which settles the version. A call that carries descriptors says how many in its parameter `fds`; they come
+with the bytes of its line (SCM_RIGHTS, unix(7)), as do those that an answer carries.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+VERSION = 1
+SERVER = "trapline"
+MAX_LINE = 1 << 20  # bytes, without the newline
+MAX_FDS = 8  # with one call
+
+# The specification's.
+PARSE_ERROR, INVALID_REQUEST, METHOD_NOT_FOUND, INVALID_PARAMS, INTERNAL_ERROR = -32700, -32600, -32601, -32602, -32603
+# Ours, in the range that it leaves to servers.
+REFUSED, NO_SUCH_PROCESS, WRONG_VERSION, NOT_ALLOWED, TOO_MUCH = -32000, -32001, -32002, -32003, -32004
+
+
+class RpcError(Exception):
+    """An error as it is answered: its code, and one line of text."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+class Request(msgspec.Struct):
+    """One call. `id` is what the answer repeats; UNSET: none is wanted (a notification)."""
+
+    jsonrpc: str
+    method: str
+    params: msgspec.Raw = msgspec.Raw(b"{}")
+    id: int | str | msgspec.UnsetType | None = msgspec.UNSET
+
+    @property
+    def wants_answer(self) -> bool:
+        return self.id is not msgspec.UNSET
+
+
+class Framer:
+    """Lines out of a stream of bytes. Holds MAX_LINE bytes at most, whatever comes."""
+
+    __slots__ = ("_held", "_skipping")
+
+    def __init__(self) -> None:
+        self._held = bytearray()
+        self._skipping = False  # the rest of a line that was too long
+
+    def feed(self, data: bytes) -> list[bytes | None]:
+        """The lines that these bytes complete, without their ends; None for one that was too long, once. Empty lines
+        are left out."""
+        lines: list[bytes | None] = []
+        start = 0
+        while True:
+            end = data.find(b"\n", start)
+            piece = data[start:] if end < 0 else data[start:end]
+            if not self._skipping:
+                if len(self._held) + len(piece) > MAX_LINE:
+                    self._held.clear()
+                    self._skipping = True
+                    lines.append(None)
+                else:
+                    self._held += piece
+            if end < 0:
+                return lines
+            if not self._skipping and self._held.strip():
+                lines.append(bytes(self._held))
+            self._held.clear()
+            self._skipping = False
+            start = end + 1
+
+    @property
+    def held(self) -> int:
+        """Bytes of the line that is not complete."""
+        return len(self._held)
+
+
+_request = msgspec.json.Decoder(Request)
+_encoder = msgspec.json.Encoder()
+
+
+def decode(line: bytes) -> Request:
+    """One line as a request. RpcError for anything else."""
+    try:
+        found = _request.decode(line)
+    except (msgspec.ValidationError, RecursionError) as error:
+        if line.lstrip()[:1] == b"[":
+            raise RpcError(INVALID_REQUEST, "batches are not served: one call a line") from None
+        raise RpcError(INVALID_REQUEST, f"no request: {_one_line(error)}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise RpcError(PARSE_ERROR, f"no JSON: {_one_line(error)}") from None
+    if found.jsonrpc != "2.0":
+        raise RpcError(INVALID_REQUEST, 'no request: "jsonrpc" must be "2.0"')
+    return found
+
+
+def decode_params(params: msgspec.Raw, kind: type[Any]) -> Any:
+    """Parameters as a struct of this type. RpcError."""
+    try:
+        return msgspec.json.decode(params, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise RpcError(INVALID_PARAMS, f"wrong parameters: {_one_line(error)}") from None
+
+
+def result(identifier: Any, value: Any) -> bytes:
+    """The line that answers a call."""
+    return _encoder.encode({"jsonrpc": "2.0", "id": identifier, "result": value}) + b"\n"
+
+
+def failure(identifier: Any, error: RpcError) -> bytes:
+    """The line that answers a call that failed; the id is None where it is not known."""
+    body = {"code": error.code, "message": error.message}
+    return _encoder.encode({"jsonrpc": "2.0", "id": identifier, "error": body}) + b"\n"
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
