@@ -7,7 +7,8 @@ VENV := .venv
 PY := $(VENV)/bin/python
 SETUP := $(VENV)/.installed
 VDSO := vdso/trapline-vdso.so
-TESTS ?= tests
+# The fast ones first.
+TESTS ?= tests/unit tests/workloads tests/programs
 MAKEFLAGS += --no-print-directory
 # Where this is set, every start of trapline compiles it anew, which takes as long again as all the rest.
 unexport PYTHONDONTWRITEBYTECODE
