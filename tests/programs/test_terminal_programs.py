@@ -9,7 +9,8 @@ $run new-session -d -x 80 -y 24 'PS1= exec sh'; echo $?
 $run send-keys 'echo $((40 + 2))' Enter; shown 42
 $run send-keys 'stty size' Enter; shown '24 80'
 $run send-keys 'cat' Enter 'typed' Enter; until [ $($run capture-pane -p | grep -cx typed) = 2 ]; do sleep 0.02; done
-$run send-keys C-c; $run send-keys 'echo after' Enter; shown after
+$run send-keys C-c; while [ "$($run display-message -p '#{pane_current_command}')" = cat ]; do sleep 0.02; done
+$run send-keys 'echo after' Enter; shown after
 $run send-keys 'sh -c "echo u$((1))p; exec sleep 100"' Enter; shown u1p; $run send-keys C-z; $run send-keys 'kill %1; wait; echo job' Enter; shown job
 $run split-window 'exec cat'; $run list-panes | wc -l; $run resize-pane -y 5; $run send-keys x Enter
 $run new-window -n second 'exec sleep 100'; $run list-windows -F '#{window_name}' | tail -1
