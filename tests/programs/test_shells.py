@@ -117,7 +117,7 @@ BASH = {
         timeout 10 true; echo $?
         timeout -s KILL 0.1 sleep 10; echo $?
         timeout 5 sh -c 'exit 3'; echo $?
-        timeout 0.2 sh -c 'trap "echo term; exit 9" TERM; sleep 1 & wait'; echo $?
+        timeout 0.2 sh -c 'trap "trap : TERM; echo term; exit 9" TERM; sleep 1 & wait'; echo $?
     """,
     "process substitution": r"""
         diff <(seq 3) <(seq 4); echo $?
