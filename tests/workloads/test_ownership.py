@@ -85,7 +85,9 @@ def test_the_clocks_rate(platform: str, rate: str, slower: float) -> None:
     assert [line[0] for line in lines] == WAITS
     for name, *values in lines:
         least, most, host = (int(value) / 1_000_000 for value in values)
-        assert least >= (1.0 if name == "alarm" else 0.1), (name, values)
+        # The host's wall clock is what these measure by, too, and its keeper may push it while they wait.
+        pushed = 0.0001 if "REALTIME" in name or "TAI" in name else 0.0
+        assert least >= (1.0 if name == "alarm" else 0.1) - pushed, (name, values)
         # Times of files have the granularity of the host's tick, or of several where its CPU was away, at either end.
         assert least * slower - 0.03 < host < most * slower + 0.03, (name, values)
 
