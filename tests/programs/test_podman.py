@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from boxes import Boxes, root_of_busybox, until
 from harness import Result, alive, is_root, program
+from typist import Typist
 
 # Limits that a root without CAP_SYS_RESOURCE may set, too.
 FLAGS = ("--network=none", "--ulimit=nofile=1024:1024", "--ulimit=nproc=1024:1024")
@@ -192,19 +193,16 @@ def test_stop_start_and_rm_by_force(podman: Podman) -> None:
 
 
 def test_a_terminal(podman: Podman) -> None:
-    pexpect = pytest.importorskip("pexpect")
     words = [*podman.words, "run", "-it", "--cgroups=disabled", *FLAGS, "--name=box", "--rootfs", str(podman.root), "/bin/sh"]
     environment = {**os.environ, "CONTAINERS_CONF": str(podman.path / "containers.conf")}
-    shell = pexpect.spawn(words[0], words[1:], timeout=60, env=environment, dimensions=(31, 97))
+    shell = Typist(words, environment, size=(31, 97))
     shell.expect("# ")
-    shell.sendline("tty; stty size; echo $((40 + 2))")
-    shell.expect_exact("/dev/pts/0\r\n31 97\r\n42\r\n")
+    shell.send("tty; stty size; echo $((40 + 2))")
+    shell.expect("/dev/pts/0\r\n31 97\r\n42\r\n")
     # Said by what has the terminal's foreground then: a key before that is the shell's, natively too.
-    shell.sendline("sh -c 'echo rea\"\"dy; exec sleep 100'")
-    shell.expect_exact("ready\r\n")
-    shell.sendintr()
+    shell.send("sh -c 'echo rea\"\"dy; exec sleep 100'")
+    shell.expect("ready\r\n")
+    shell.interrupt()
     shell.expect("# ")
-    shell.sendline("exit 4")
-    shell.expect(pexpect.EOF)
-    shell.close()
-    assert shell.exitstatus == 4
+    shell.send("exit 4")
+    assert shell.end() == 4

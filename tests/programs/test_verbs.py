@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from boxes import NOBODY, Boxes, root_of_busybox, until
 from harness import alive, is_root, trapline_command
+from typist import Typist
 
 from trapline.sentry.control import records
 
@@ -418,42 +419,33 @@ def test_a_full_disk_and_a_state_directory_of_another(boxes: Boxes) -> None:
 
 
 def test_terminals(boxes: Boxes) -> None:
-    pexpect = pytest.importorskip("pexpect")
     command = boxes.command("run", "-t", "--id", "front", "--", "sh", "-c", "tty; stty size; read x; echo got $x; exit 3")
-    run = pexpect.spawn(command[0], command[1:], timeout=60, dimensions=(31, 97))
-    run.expect_exact("31 97")
-    run.sendline("typed")
-    run.expect_exact("got typed")
-    run.expect(pexpect.EOF)
-    run.close()
-    assert run.exitstatus == 3
+    run = Typist(command, size=(31, 97))
+    run.expect("31 97")
+    run.send("typed")
+    run.expect("got typed")
+    assert run.end() == 3
     boxes.good("run", "-d", "-t", "--id", "box", "--", "sh", "-c", "echo begin; while read x; do echo got $x; done; exit 4")
     command = boxes.command("attach", "box")
     for turn in ("one", "two"):
-        attached = pexpect.spawn(command[0], command[1:], timeout=60)
-        attached.expect_exact("begin")  # what it showed before
-        attached.sendline(turn)
-        attached.expect_exact(f"got {turn}")
-        attached.send("\x10\x11")  # ctrl-p ctrl-q
-        attached.expect(pexpect.EOF)
-        attached.close()
-        assert attached.exitstatus == 0 and boxes.state_of("box")["status"] == "running"
+        attached = Typist(command)
+        attached.expect("begin")  # what it showed before
+        attached.send(turn)
+        attached.expect(f"got {turn}")
+        attached.type("\x10\x11")  # ctrl-p ctrl-q
+        assert attached.end() == 0 and boxes.state_of("box")["status"] == "running"
     command = boxes.command("exec", "-t", "box", "sh", "-c", "stty size; exec cat")
-    inside = pexpect.spawn(command[0], command[1:], timeout=60, dimensions=(33, 99))
-    inside.expect_exact("33 99")
-    inside.sendline("hello")
-    inside.expect_exact("hello\r\nhello")
-    inside.sendintr()
-    inside.expect(pexpect.EOF)
-    inside.close()
-    assert inside.exitstatus == 130
+    inside = Typist(command, size=(33, 99))
+    inside.expect("33 99")
+    inside.send("hello")
+    inside.expect("hello\r\nhello")
+    inside.interrupt()
+    assert inside.end() == 130
     command = boxes.command("attach", "box")
-    attached = pexpect.spawn(command[0], command[1:], timeout=60)
-    attached.expect_exact("got two")
-    attached.sendeof()
-    attached.expect(pexpect.EOF)
-    attached.close()
-    assert attached.exitstatus == 4
+    attached = Typist(command)
+    attached.expect("got two")
+    attached.type("\4")
+    assert attached.end() == 4
     assert "no terminal" in boxes_without_terminal(boxes)
 
 
