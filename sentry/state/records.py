@@ -29,8 +29,10 @@ class Mapping(msgspec.Struct):
     deleted: bool = False  # the file has no name any more: its content is in `Image.ghosts`
     key: str = ""  # of the shared object or ghost
     writable_file: bool = False  # a shared file mapping of a descriptor opened for writing
-    name: str = ""  # PR_SET_VMA_ANON_NAME
-    flags: list[str] = []  # VmFlags of proc_pid_smaps(5) that are set again: gd, dc, dd, wf, hg, nh, lo, sr, rr, nr, mg
+    name: str = ""  # PR_SET_VMA_ANON_NAME; of "host_vdso" which of its mappings this is
+    #: VmFlags of proc_pid_smaps(5) that are set again: gd, dc, dd, wf, hg, nh, lo, lf, sr, rr, nr, mg, dp, sl.
+    flags: list[str] = []
+    guards: list[tuple[int, int]] = []  # start, end: guard pages in it (MADV_GUARD_INSTALL)
 
 
 class AddressSpace(msgspec.Struct):
@@ -42,7 +44,9 @@ class AddressSpace(msgspec.Struct):
     layout: list[int]
     auxv: bytes
     exe: str = ""  # as the sandbox's root shows it
+    exe_ghost: str = ""  # key, where it has no name any more
     dumpable: int = 1
+    thp_disabled: bool = False  # PR_SET_THP_DISABLE
 
 
 class SharedObject(msgspec.Struct):
