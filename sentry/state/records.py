@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import msgspec
 
+from trapline.sentry.state.files import AnyFile, Descriptor, Pipe, RecordLock, Socket, Terminal
+
 
 class Mapping(msgspec.Struct):
     """One mapping (mmap(2), proc_pid_maps(5))."""
@@ -29,8 +31,10 @@ class Mapping(msgspec.Struct):
     deleted: bool = False  # the file has no name any more: its content is in `Image.ghosts`
     key: str = ""  # of the shared object or ghost
     writable_file: bool = False  # a shared file mapping of a descriptor opened for writing
-    name: str = ""  # PR_SET_VMA_ANON_NAME
-    flags: list[str] = []  # VmFlags of proc_pid_smaps(5) that are set again: gd, dc, dd, wf, hg, nh, lo, sr, rr, nr, mg
+    name: str = ""  # PR_SET_VMA_ANON_NAME; of "host_vdso" which of its mappings this is
+    #: VmFlags of proc_pid_smaps(5) that are set again: gd, dc, dd, wf, hg, nh, lo, lf, sr, rr, nr, mg, dp, sl.
+    flags: list[str] = []
+    guards: list[tuple[int, int]] = []  # start, end: guard pages in it (MADV_GUARD_INSTALL)
 
 
 class AddressSpace(msgspec.Struct):
@@ -42,7 +46,9 @@ class AddressSpace(msgspec.Struct):
     layout: list[int]
     auxv: bytes
     exe: str = ""  # as the sandbox's root shows it
+    exe_ghost: str = ""  # key, where it has no name any more
     dumpable: int = 1
+    thp_disabled: bool = False  # PR_SET_THP_DISABLE
 
 
 class SharedObject(msgspec.Struct):
@@ -125,29 +131,6 @@ class Directories(msgspec.Struct):
     umask: int
 
 
-class Descriptor(msgspec.Struct):
-    """One entry of a table."""
-
-    file: int
-    close_on_exec: bool = False
-
-
-class OpenFile(msgspec.Struct, tag_field="kind", tag="path"):
-    """One open file description: a file or directory by its path, as the sandbox's root shows it."""
-
-    flags: int  # F_GETFL
-    path: str = ""
-    position: int = 0
-    owner: tuple[int, int] = (0, 0)  # F_GETOWN_EX
-    signal: int = 0  # F_GETSIG
-    ghost: str = ""  # key, where it has no name any more
-    device: int = 0
-    inode: int = 0
-
-
-AnyFile = OpenFile  # the union of all kinds of descriptions; files.py extends it
-
-
 class Image(msgspec.Struct):
     """All of it but pages, kernel state and the sandbox's own files."""
 
@@ -157,6 +140,10 @@ class Image(msgspec.Struct):
     processes: list[ProcessRecord] = []  # in the order of their ids
     tables: dict[int, dict[int, Descriptor]] = {}
     files: dict[int, AnyFile] = {}  # open file descriptions
+    pipes: dict[int, Pipe] = {}
+    sockets: dict[int, Socket] = {}
+    terminals: dict[int, Terminal] = {}
+    locks: dict[int, list[RecordLock]] = {}  # by table
     directories: dict[int, Directories] = {}
     vdso: bytes = b""  # our image as guests have it mapped, without the parameter page
     vdso_host: list[tuple[int, int]] = []  # what of the host's was moved below it: offset, length
