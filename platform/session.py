@@ -68,19 +68,7 @@ class Session:
         for note in sandbox.notes:
             self.log.info(note)
         self.engine: Engine = SeccompEngine() if options.platform == "seccomp" else Engine()
-        state = KernelState()
-        state.init_uid = os.getuid()
-        state.init_sid = 1 if sandbox.own_group == ORPHANED else 0
-        state.cpus = options.cpus or len(os.sched_getaffinity(0))
-        state.allowed_cpus = sandbox.cpus
-        state.clock.rate_num, state.clock.rate_den = options.clock_rate
-        if sandbox.own_time:
-            state.clock.monotonic_base = sandbox.monotonic_base
-            state.clock.boottime_base = sandbox.boottime_base
-            drift = self.engine.host_clock(MONOTONIC_RAW) - self.engine.host_monotonic()
-            state.clock.raw_base = sandbox.monotonic_base + drift
-        else:
-            state.clock.monotonic_base = self.engine.host_monotonic()
+        state = self._first_state()
         self.kernel = Kernel(self.engine, state)
         self.dispatcher = Dispatcher(self.kernel, handlers.load(self.kernel))
         self.dispatcher.name_of = table.name_of
@@ -146,13 +134,35 @@ class Session:
 
             self.recorder = Recorder(self)
 
+    def _first_state(self) -> KernelState:
+        """The kernel's, before there is a task."""
+        options, sandbox = self.options, self.sandbox
+        state = KernelState()
+        state.init_uid = os.getuid()
+        state.init_sid = 1 if sandbox.own_group == ORPHANED else 0
+        state.cpus = options.cpus or len(os.sched_getaffinity(0))
+        state.allowed_cpus = sandbox.cpus
+        state.clock.rate_num, state.clock.rate_den = options.clock_rate
+        if sandbox.own_time:
+            state.clock.monotonic_base = sandbox.monotonic_base
+            state.clock.boottime_base = sandbox.boottime_base
+            drift = self.engine.host_clock(MONOTONIC_RAW) - self.engine.host_monotonic()
+            state.clock.raw_base = sandbox.monotonic_base + drift
+        else:
+            state.clock.monotonic_base = self.engine.host_monotonic()
+        return state
+
+    def _image(self) -> VdsoImage:
+        """OSError; ValueError."""
+        return VdsoImage()
+
     def _prepare_vdso(self) -> None:
         """One image and page for all programs of this sandbox. Without it guests make real calls."""
         self.engine.hide_vdso = lambda t: vdso_setup.hide(self.engine, t)
         if "vdso" in self.options.without:
             return
         try:
-            image = VdsoImage()
+            image = self._image()
         except (OSError, ValueError) as error:
             self.log.warning(f"no vDSO, clocks are read by real calls: {error}")
             return
