@@ -3,8 +3,8 @@
 
 Everything refers to everything else by small numbers that are keys here: an address space by `space`, an open file
 description (what dup(2) and fork(2) share) by `file`, a table of descriptors by `table`. All addresses and sizes are
-bytes; bit sets are those of the host's calls. An image is input from outside: `check` in image.py says what else must
-hold before anything of it is used.
+bytes; bit sets are those of the host's calls. An image is input from outside: `check` in image_check.py says what else
+must hold before anything of it is used.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ class Mapping(msgspec.Struct):
     start: int
     end: int
     prot: int  # PROT_*
-    #: "anonymous", "file", "shared" (an object in `Image.shared`: shared anonymous memory, memfd, System V), "vdso" (our
-    #: image and its parameter page), "host_vdso" (the host's [vdso] and [vvar] pages).
+    #: "anonymous", "file", "shared" (an object in `Image.shared`: shared anonymous memory, memfd, System V), "vdso"
+    #: (our image and its parameter page), "host_vdso" (the host's [vdso] and [vvar] pages).
     kind: str
     shared: bool = False  # MAP_SHARED
     offset: int = 0  # in the file or shared object
@@ -39,8 +39,8 @@ class AddressSpace(msgspec.Struct):
     """What one mm holds; threads and CLONE_VM children share one."""
 
     mappings: list[Mapping]
-    #: struct prctl_mm_map's words in its order: start_code, end_code, start_data, end_data, start_brk, brk, start_stack,
-    #: arg_start, arg_end, env_start, env_end (prctl(2), PR_SET_MM_MAP).
+    #: struct prctl_mm_map's words in its order: start_code, end_code, start_data, end_data, start_brk, brk,
+    #: start_stack, arg_start, arg_end, env_start, env_end (prctl(2), PR_SET_MM_MAP).
     layout: list[int]
     auxv: bytes
     exe: str = ""  # as the sandbox's root shows it
@@ -92,7 +92,8 @@ class ThreadRecord(msgspec.Struct):
     uids: tuple[int, int, int, int] = (0, 0, 0, 0)  # real, effective, saved, fs; as the sandbox numbers them
     gids: tuple[int, int, int, int] = (0, 0, 0, 0)
     groups: list[int] = []
-    capabilities: tuple[int, int, int, int, int] = (0, 0, 0, 0, 0)  # inheritable, permitted, effective, bounding, ambient
+    #: Inheritable, permitted, effective, bounding, ambient.
+    capabilities: tuple[int, int, int, int, int] = (0, 0, 0, 0, 0)
     secure_bits: int = 0
     no_new_privileges: bool = True
     holds_for: int = 0  # it is in vfork(2) until this child executes a program or ends
@@ -159,6 +160,7 @@ class Image(msgspec.Struct):
     ghosts: dict[str, Ghost] = {}
     processes: list[ProcessRecord] = []  # in the order of their ids
     tables: dict[int, dict[int, Descriptor]] = {}
+    files: dict[int, AnyFile] = {}  # open file descriptions
     directories: dict[int, Directories] = {}
     vdso: bytes = b""  # our image as guests have it mapped, without the parameter page
     vdso_host: list[tuple[int, int]] = []  # what of the host's was moved below it: offset, length
