@@ -23,7 +23,7 @@ class Busy(Exception):
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What a waiter is told: how many checkpoints there are, and why not the one that it waits for ("": it is there)."""
+    """What a waiter is told: how many checkpoints there are, and why not the one that it waits for; "": it is there."""
 
     count: int
     error: str = ""
