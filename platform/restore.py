@@ -100,7 +100,7 @@ def _open(loaded: RestoredImage) -> seed.Pool:
 
 def restore_sandbox(options: RestoreOptions) -> int:
     """The exit status as that of `run`; of a detached one 0. StateDirError, SetupError."""
-    from trapline.platform import container
+    from trapline.platform import container, run
 
     try:
         loaded = RestoredImage(options.image_path, options.clock_continue)
@@ -109,7 +109,10 @@ def restore_sandbox(options: RestoreOptions) -> int:
     try:
         sandbox = loaded.options
         sandbox.state_dir = options.state_dir
+        beginning = RestoredSandbox(sandbox, loaded)
+        if not options.id:
+            return run.run_sandbox(sandbox, beginning)
         made = ContainerOptions(id=options.id, sandbox=sandbox, detach=options.detach)
-        return container.run_container(made, RestoredSandbox(sandbox, loaded))
+        return container.run_container(made, beginning)
     finally:
         loaded.close()

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 FAILED = 125
 
 
-def run_sandbox(options: DoOptions) -> int:
+def run_sandbox(options: DoOptions, beginning: Beginning | None = None) -> int:
     """Run a command in a sandbox of its own; the exit status as a shell gives it (128+N for signal N).
 
     Where there is a terminal it does not return for a command that died of a signal, but dies of the same.
@@ -38,7 +38,7 @@ def run_sandbox(options: DoOptions) -> int:
     try:
         own = own_terminal(options, terminal)
         entry = state_dir.create(path, options.command, options.platform)
-        status, killed = run_in(options, entry, watcher, terminal, own)
+        status, killed = run_in(options, entry, watcher, terminal, own, beginning=beginning)
     except (state_dir.StateDirError, namespaces.SetupError) as error:
         return _fail(str(error))
     finally:
