@@ -19,7 +19,6 @@ DETERMINISTIC = (
     "timing",
     "clocks",
     "badptr",
-    "limits",
     "pidreuse",
     "procstatus",
     "threads_exit",
@@ -49,6 +48,13 @@ SLOW = ["spin", "limit", "exceeded"]
 )
 def test_cpu_time(platform, sections):
     same(platform, [workload("cputime"), *sections])
+
+
+@pytest.mark.parametrize(
+    "sections", [["processes", "wild", "files", "queue", "values"], pytest.param(["cpu"], marks=pytest.mark.long)]
+)
+def test_limits(platform, sections):
+    same(platform, [workload("limits"), *sections])
 
 
 @pytest.mark.parametrize(
