@@ -340,6 +340,8 @@ NONSENSE: list[tuple[str, Callable[[Image], object], str]] = [
     ("ghost key", lambda i: i.ghosts.clear(), "nameless file 1"),
     ("ghost content", lambda i: i.ghosts.update({"2": i.ghosts["1"]}), "ghosts/2"),
     ("ghost way out", lambda i: i.ghosts.update({"../manifest.json": i.ghosts["1"]}), "ghosts/"),
+    ("program", lambda i: setattr(i.spaces[1], "exe_ghost", "5"), "nameless file 5"),
+    ("guard pages", lambda i: mapping(i).guards.append((0, 4096)), "guard pages"),
     ("file", lambda i: setattr(i.spaces[1].mappings[1], "path", "relative"), "no absolute path"),
     ("nul", lambda i: setattr(i.spaces[1].mappings[1], "path", "/a\0b"), "cannot be a name"),
     ("layout", lambda i: i.spaces[1].layout.pop(), "10 words"),
