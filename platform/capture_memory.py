@@ -14,7 +14,7 @@ import re
 import stat
 from collections.abc import Callable
 
-from trapline.platform.memory_areas import Area, read_areas
+from trapline.platform.memory_areas import HOST_VDSO, Area, read_areas
 from trapline.platform.page_scan import PageScan
 from trapline.sentry.state.records import AddressSpace, Ghost, Mapping, SharedObject
 
@@ -22,7 +22,6 @@ from trapline.sentry.state.records import AddressSpace, Ghost, Mapping, SharedOb
 PROBE: tuple[tuple[int, ...], ...] = ((12, 0), (157, 3))  # brk(0), prctl(PR_GET_DUMPABLE)
 #: VmFlags that are made again; records.Mapping.
 _KEPT = ("gd", "dc", "dd", "wf", "hg", "nh", "lo", "lf", "sr", "rr", "nr", "mg", "dp", "sl")
-_HOST_VDSO = frozenset({"[vdso]", "[vvar]", "[vvar_vclock]"})
 _SYSV = re.compile(r"/SYSV[0-9a-f]{8}\Z")
 _F_GET_SEALS = 1034
 #: Fields of /proc/PID/stat, counted from the state, which is the first behind the name.
@@ -91,7 +90,9 @@ class Collector:
         return self._descriptors[host].get((device, inode), "")
 
 
-def capture_space(host: int, collector: Collector, probed: tuple[int, int] | None = None, who: str = "") -> AddressSpace:
+def capture_space(
+    host: int, collector: Collector, probed: tuple[int, int] | None = None, who: str = ""
+) -> AddressSpace:
     """The address space of a process at a stop. `probed`: the results of PROBE; without them the break is where the
     heap's mapping ends. `who` names the process in what is refused. OSError when it is gone."""
     who = who or f"process {host}"
@@ -152,7 +153,7 @@ def _mapping(host: int, area: Area, collector: Collector, scan: PageScan, who: s
         shared=area.shared,
         flags=[flag for flag in _KEPT if flag in flags],
     )
-    if path in _HOST_VDSO and not area.inode:
+    if path in HOST_VDSO and not area.inode:
         mapping.kind, mapping.name = "host_vdso", path
         return mapping
     refused = _refusal(area)

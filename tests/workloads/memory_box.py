@@ -5,11 +5,11 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
-import subprocess
 
 from trapline.platform import ptrace_calls as pt
 from trapline.platform.capture_memory import Collector, capture_space
 from trapline.platform.injection import CODE, SIZE, Injection, Workspace, single
+from trapline.platform.memory_areas import host_vdso, read_areas
 from trapline.platform.page_copy import copy_mapped_object, copy_object, copy_pages, private_pages
 from trapline.platform.restore_memory import SpaceRestore, find_gap
 from trapline.platform.restore_shared import close, late_seals, open_mapped, open_shared
@@ -67,16 +67,6 @@ def _until_trap(host: int) -> None:
     assert status == signal.SIGTRAP << 8 | 0x7F, hex(status)
 
 
-def vdso_of(host: int) -> dict[str, tuple[int, int]]:
-    found = {}
-    with open(f"/proc/{host}/maps") as file:
-        for line in file:
-            if line.rstrip().endswith(("[vdso]", "[vvar]", "[vvar_vclock]")):
-                low, high = (int(word, 16) for word in line.split(None, 1)[0].split("-"))
-                found[line.split()[5]] = low, high - low
-    return found
-
-
 def capture(host: int, refuse=None) -> tuple[Image, Pages, bytes]:
     """All of a process at a stop: its memory, and its registers."""
 
@@ -104,7 +94,7 @@ def capture(host: int, refuse=None) -> tuple[Image, Pages, bytes]:
 
 
 def syscall_place(host: int) -> int:
-    low, size = vdso_of(host)["[vdso]"]
+    low, size = host_vdso(host)["[vdso]"]
     with open(f"/proc/{host}/mem", "rb", buffering=0) as memory:
         memory.seek(low)
         return low + memory.read(size).index(b"\x0f\x05")
@@ -118,16 +108,15 @@ def restore(image: Image, pages: Pages, registers: bytes, blank: list[str], stdo
     try:
         at = syscall_place(host)
         pt.call(0x4200, host, 0, 1)
-        mine = [(m.start, m.end - m.start) for m in _areas(host)]
+        mine = [(area.start, area.size) for area in read_areas(host)]
         base = find_gap([space], SIZE, mine)
         assert single(host, at, 9, base, SIZE, 7, 0x100022, -1, 0) == base
         with open(f"/proc/{host}/mem", "r+b", buffering=0) as memory:
             memory.seek(base)
             memory.write(CODE)
         injection = Injection(host, Workspace(base))
-        # What System V segments are known by here is another number: they are made for this process.
         scratch = find_gap([space], 16 << 20, [*mine, (base, SIZE)])
-        work = SpaceRestore(space, pages.of("s1"), pool, vdso_of(host), (base, SIZE), scratch).with_objects(image.shared)
+        work = SpaceRestore(space, pages.of("s1"), pool, host_vdso(host), (base, SIZE), scratch).with_objects(image.shared)
         injection.run(work.map())
         calls, sizes = work.load()
         assert injection.run(calls) == sizes
@@ -153,12 +142,6 @@ def restore(image: Image, pages: Pages, registers: bytes, blank: list[str], stdo
     return host
 
 
-def _areas(host: int):
-    from trapline.platform.memory_areas import read_areas
-
-    return read_areas(host)
-
-
 def end(host: int) -> int:
     """Let it run to its end; its status."""
     pt.cont(host)
@@ -169,7 +152,7 @@ def end(host: int) -> int:
         pt.cont(host, status >> 8 & 0xFF)
 
 
-def make_segments(image: Image) -> list[int]:
+def make_segments(image: Image, pages: Pages) -> list[int]:
     """System V segments for an image, whose numbers are put into it."""
     made = []
     for key, found in list(image.shared.items()):
@@ -183,6 +166,8 @@ def make_segments(image: Image) -> list[int]:
             for mapping in image.spaces[1].mappings:
                 if mapping.key == key:
                     mapping.key = f"sysv:{number}"
+            for run in pages.of(key):
+                run.owner = f"sysv:{number}"
     return made
 
 
@@ -191,6 +176,3 @@ def remove_segments(made: list[int]) -> None:
         _libc.shmctl(number, 0, None)
 
 
-def built(source: str, out: str) -> str:
-    subprocess.run(["gcc", "-O1", "-w", "-o", out, source], check=True)
-    return out
