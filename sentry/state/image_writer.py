@@ -168,7 +168,9 @@ class ImageWriter:
         self._put(manifest.GUESTS, image if isinstance(image, bytes) else codec.pack(image))
         if isinstance(image, Image):
             facts.processes = facts.processes or len(image.processes)
-            facts.threads = facts.threads or sum(len(process.threads) for process in image.processes)
+            threads = [thread for process in image.processes for thread in process.threads]
+            facts.threads = facts.threads or len(threads)
+            facts.xsave_size = facts.xsave_size or max([len(thread.extended) for thread in threads], default=0)
         pages.finish()
         if self._fsync:
             pages.sync()

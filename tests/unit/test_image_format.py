@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from image_samples import MEMORY, SIZE, image, kernel, make, memory
 
-from trapline.sentry.state import codec, image_check
+from trapline.sentry.state import codec, cpu_features, image_check, manifest
 from trapline.sentry.state.image_reader import ImageReader
 from trapline.sentry.state.image_writer import CannotWrite, ImageWriter
 from trapline.sentry.state.manifest import Manifest
@@ -77,7 +77,7 @@ def test_round_trip(tmp_path: Path, compression: str, way: str, direct: bool) ->
     )  # fmt: skip
     with ImageReader(target) as reader:
         assert reader.manifest == written and reader.manifest.command == ["sh", "\udcfe"]
-        assert (reader.manifest.processes, reader.manifest.threads) == (2, 2)
+        assert (reader.manifest.processes, reader.manifest.threads, reader.manifest.xsave_size) == (2, 2, 832)
         assert reader.kernel() == kernel() and reader.image() == image()
         reader.check_files()
         reader.check_pages()
@@ -231,3 +231,12 @@ def test_names_that_are_not_utf_8(text: str) -> None:
     record.directories[1].cwd = text
     assert codec.unpack(codec.pack(record), Image) == record
     assert codec.unescaped(codec.from_json(codec.json_text(codec.plain({"a": [text], text: 1})))) == {"a": [text], text: 1}
+
+
+def test_features_of_the_cpu() -> None:
+    """What programs may use counts, and nothing else that Linux lists."""
+    flags = ["sse2", "avx512f", "amx_tile", "constant_tsc", "arch_perfmon", "md_clear"]
+    assert cpu_features.missing(flags, ["sse2"]) == ["amx_tile", "avx512f"]
+    assert cpu_features.problem(flags, ["sse2", "avx512f", "amx_tile", "avx2"]) == ""
+    assert "lacks the feature avx512f," in cpu_features.problem(flags, ["sse2", "amx_tile"])
+    assert cpu_features.problem(manifest.cpu_flags()) == "" and "sse2" in cpu_features.needed(manifest.cpu_flags())
