@@ -46,7 +46,7 @@ class ImageReader:
             self._open(children)
         except OSError as error:
             self.close()
-            raise UnusableImage(f"{path}: {error.filename or 'reading it'}: {error.strerror or error}") from None
+            raise UnusableImage(f"{path}: {error.strerror or error}") from None
         except BaseException:
             self.close()
             raise
