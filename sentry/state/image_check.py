@@ -89,7 +89,7 @@ def check_image(image: Image, end: int = USER_END) -> None:
     _check_processes(image, end)
     check_files(image)
     for offset, size in image.vdso_host:
-        if offset % PAGE or size % PAGE or not 0 < size <= 1 << 20 or not 0 <= offset <= 1 << 20:
+        if offset % PAGE or size % PAGE or not 0 < size <= 1 << 20 or not -(1 << 20) <= offset <= 0:
             raise Bad(f"{size} bytes at {offset} cannot be the host's vDSO")
 
 

@@ -130,6 +130,24 @@ def test_files_that_are_something_else(images: list[Path], tmp_path: Path, how: 
         assert name in expect_unusable(target)
 
 
+def test_a_file_that_changes_after_it_was_checked(target: Path) -> None:
+    with ImageReader(str(target)) as reader:
+        reader.check_files()
+        path = target / "files" / "upper.tar"
+        data = bytearray(path.read_bytes())
+        with reader.open("files/upper.tar") as file:
+            assert file.read() == data
+        data[0] ^= 1
+        path.write_bytes(data)
+        with pytest.raises(UnusableImage, match="damaged or changed"):
+            reader.open("files/upper.tar")
+        path.write_bytes(data[:-1])
+        with pytest.raises(UnusableImage, match="999 bytes, and the manifest says 1000"):
+            reader.open("files/upper.tar")
+        with pytest.raises(UnusableImage, match="it is missing"):
+            reader.open("files/other")
+
+
 def test_not_even_a_directory(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert "no image" in expect_unusable(tmp_path / "file")
