@@ -31,7 +31,7 @@ FLAGS = (
     Flag("--format", help="Text to read, or JSON.", choices=("text", "json"), default="text"),
     Flag("--verify", help="Check the pages, too, and those of the image's parents: all of it is read."),
     Flag("--list", help="Print the names of what there is instead: what --get takes."),
-    Flag("--get", "NAME", "Print one part in full instead, as JSON, bytes in hexadecimal digits: a name of --list, or one below."),
+    Flag("--get", "NAME", "Print one part in full instead: JSON, bytes in hexadecimal: what --list names, or below."),
 )
 _HEAD = ("PID", "PPID", "THREADS", "SPACE", "PAGES", "FILES", "NAME")
 _RIGHT = ("PID", "PPID", "THREADS", "SPACE", "PAGES", "FILES")
