@@ -21,7 +21,7 @@ from trapline.platform import setup_calls as calls
 from trapline.sentry.state.unsavable import Unsavable
 
 #: Takes what is found, in pieces.
-Sink = Callable[[bytes | memoryview], object]
+Sink = Callable[[bytes | bytearray | memoryview], object]
 _FRAME = struct.Struct("<cQ")
 _PIECE = 1 << 20  # bytes
 
@@ -118,9 +118,10 @@ def _by_child(user: int, ipc: int, work: Work, sink: Sink, strangers: set[int], 
 
 
 def _child(user: int, ipc: int, work: Work, writer: int, out: socket.socket) -> NoReturn:
-    def send(kind: bytes, data: bytes | memoryview) -> None:
+    def send(kind: bytes, data: bytes | bytearray | memoryview) -> None:
         _write(writer, _FRAME.pack(kind, len(data)))
-        _write(writer, data)
+        with memoryview(data) as view:
+            _write(writer, view)
 
     def give(handle: int) -> None:
         socket.send_fds(out, [b"H"], [handle])

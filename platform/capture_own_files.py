@@ -90,6 +90,7 @@ class _Walk:
         self._top = top
         self._shown = shown
         self._write = sink
+        self._waiting = bytearray()  # what is written: many files are small
         self._sink_error: OSError | None = None
         self._device = 0
         self._links: dict[int, bytes] = {}  # inode: the name that came first
@@ -117,6 +118,7 @@ class _Walk:
                 path = b"/".join(names)
                 self._sink(archive.header(self._member(path, os.fstat(at), f"/proc/self/fd/{at}", follow=True)))
                 pending.append(self._entries(at, path))
+            self._flush()
         except OSError as error:
             if error is self._sink_error:
                 raise
@@ -125,6 +127,16 @@ class _Walk:
             os.close(at)
 
     def _sink(self, data: bytes | memoryview) -> None:
+        self._waiting += data
+        if len(self._waiting) >= _PIECE:
+            self._flush()
+
+    def _flush(self) -> None:
+        waiting, self._waiting = self._waiting, bytearray()
+        if waiting:
+            self._put(waiting)
+
+    def _put(self, data: bytes | bytearray | memoryview) -> None:
         try:
             self._write(data)
         except OSError as error:
@@ -198,7 +210,11 @@ class _Walk:
                 got = os.preadv(handle, [view[: min(size, _PIECE)]], start)
                 if not got:
                     raise OSError(errno.EIO, "it became shorter while it was read")
-                self._sink(view[:got])
+                if got < _PIECE:
+                    self._sink(view[:got])
+                else:
+                    self._flush()
+                    self._put(view)
                 start += got
                 size -= got
 

@@ -114,6 +114,8 @@ class SavedFiles:
             _Filler(self.handle, self._members[index], replace).fill(handle)
         except OSError as error:
             what = f"the files in {self._layers[index].path} cannot be put back: "
+            if error.errno in (errno.EINVAL, errno.EPERM):  # chown(2) in a user namespace; privileged attributes
+                what += "they belong to somebody who this user is not: "
             raise OSError(error.errno, what + (error.strerror or str(error))) from None
 
 

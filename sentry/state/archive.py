@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable
+from functools import lru_cache
 
 from trapline.sentry.state.unusable import UnusableImage
 
@@ -92,7 +93,7 @@ def header(member: Member) -> bytes:
         extension = _record(b"hdrcharset", b"BINARY") + extension
     return b"".join(
         (
-            _block(b"pax/" + name[-90:], b"x", len(extension), Member(b"")),
+            _extension_block(len(extension)),
             extension,
             bytes(padding(len(extension))),
             _block(name, kind, stored, member),
@@ -116,6 +117,11 @@ def content_size(member: Member) -> int:
 def end() -> bytes:
     """What stands at an archive's end."""
     return _END
+
+
+@lru_cache(1024)
+def _extension_block(size: int) -> bytes:
+    return _block(b"pax", b"x", size, Member(b""))
 
 
 def _map(extents: Extents) -> bytes:

@@ -1,7 +1,7 @@
 """Sandboxes whose own files and IPC objects are saved and given to others: `own_files_driver.py USER DIR STEP...`.
 
-A step is a JSON list: the name of the archive to begin with ("" for none), the name of the one to end with, and the
-command. The sandbox is what `namespaces.start` makes: no sentry traces the command, which runs to its end; then its first
+A step is a JSON list: the name of the archive to begin with ("" for none), the name of the one to end with, the
+command, and further fields of DoOptions. The sandbox is what `namespaces.start` makes: no sentry traces the command, which runs to its end; then its first
 process waits, and all is saved. Everything is imported before another user is taken on, who may not go where it lies.
 """
 
@@ -38,7 +38,7 @@ def first(command: list[str]) -> namespaces.GuestMain:
     return guest_main
 
 
-def step(begin: str, end: str, command: list[str], rootfs: str = "") -> None:
+def step(begin: str, end: str, command: list[str], more: dict[str, object]) -> None:
     saved, prepare, keep = None, None, []
     if begin:
         saved = SavedFiles(os.open(begin, os.O_RDONLY | os.O_CLOEXEC))
@@ -50,7 +50,7 @@ def step(begin: str, end: str, command: list[str], rootfs: str = "") -> None:
     stage = os.path.abspath("stage")
     os.mkdir(stage)
     try:
-        options = DoOptions(command=command, rootfs=rootfs or None)
+        options = msgspec.convert({"command": command, **more}, DoOptions)
         box = namespaces.start(options, first(command), stage, saved=saved, prepare=prepare, keep=keep).wait()
         try:
             if status := int(box.channel.recv(64)):

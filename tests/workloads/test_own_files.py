@@ -38,10 +38,12 @@ class Place:
             for path in (self.tree, self.work, *self.tree.rglob("*"), *self.work.rglob("*")):
                 os.chown(path, user, user)
 
-    def run(self, *steps: tuple[str, str, str]) -> Result:
-        """(archive to begin with, archive to end with, shell script)."""
-        words = [json.dumps([begin, end, ["sh", "-c", script]]) for begin, end, script in steps]
-        return native([sys.executable, DRIVER, str(self.user), str(self.work), *words])
+    def run(self, *steps: tuple[str, str, str], first: str = "", **more: object) -> Result:
+        """(archive to begin with, archive to end with, shell script); `more` are fields of DoOptions. `first` is done
+        by root in a mount namespace of its own."""
+        words = [json.dumps([begin, end, ["sh", "-c", script], more]) for begin, end, script in steps]
+        command = [sys.executable, DRIVER, str(self.user), str(self.work), *words]
+        return native(["unshare", "-m", "sh", "-c", f'{first} && exec "$@"', "sh", *command] if first else command)
 
     def guest(self, script: str, *words: str) -> str:
         """For the shell."""
@@ -123,6 +125,49 @@ def test_a_layer_without_a_place(place: Place) -> None:
     shutil.copy(place.work / "a.ipc", place.work / "b.ipc")
     result = place.run(("b", "", "echo started"))
     assert b"it has files in /dev/sin, which is not a file system in memory" in result.stdout, result
+
+
+def test_file_systems_of_a_bundle(place: Place) -> None:
+    """Those in memory that can be written to are saved; what is mounted over one of the sandbox's own hides it; a
+    volume is the host's."""
+    (place.work / "volume").mkdir(mode=0o777)
+    (place.work / "volume").chmod(0o777)
+    mounts = [
+        {"target": "/dev/shm", "kind": "tmpfs", "source": "shm", "data": "mode=1777"},
+        {"target": "/mnt/over", "kind": "tmpfs", "source": "none"},
+        {"target": f"{place.tree}/in/between", "kind": "tmpfs", "source": "none"},
+        {"target": f"{place.tree}/volume", "kind": "bind", "source": str(place.work / "volume")},
+    ]
+    if place.user:
+        del mounts[1]  # there is nothing that an ordinary user may make there
+    places = " ".join([str(mount["target"]) for mount in mounts])
+    result = place.run(
+        ("", "a", f"for d in {places}; do echo $d > $d/file; done"),
+        ("a", "", f"echo changed > {place.tree}/volume/file; for d in {places}; do cat $d/file; done"),
+        mounts=mounts,
+    )
+    assert (result.status, result.stderr) == (0, b""), result
+    assert result.stdout.decode().split() == [*places.split()[:-1], "changed"]
+    with tarfile.open(place.work / "a") as tar:
+        files = [member.name for member in tar if member.name.endswith("/file")]
+    assert len(files) == len(mounts) - 1
+
+
+def test_a_file_that_is_a_mount(place: Place) -> None:
+    """As /etc/hosts in containers. Root's sandbox has a copy, which is the host's again only where it was not saved."""
+    if place.user or shutil.which("unshare") is None:
+        pytest.skip("only root can make such a mount, by unshare(1)")
+    tree = place.tree
+    mounted = " && ".join([f"mount --bind {tree}/{name} {tree}/dir/{name}" for name in ("moved", "set", "old")])
+    for name in ("moved", "set", "old"):
+        (tree / "dir" / name).write_text("covered")
+    result = place.run(
+        ("", "a", f"cd {tree}/dir && cat moved && echo changed > moved && rm set"),
+        ("a", "", f"cd {tree}/dir && cat moved && cat old && ls set"),
+        first=mounted,
+    )
+    assert (result.status, result.stdout) == (1, b"movedchanged\nold"), result
+    assert b"status 2" in result.stderr  # ls does not find it
 
 
 def test_nothing_written_is_little(place: Place) -> None:
