@@ -82,7 +82,7 @@ class TaskCapture:
     def _thread(self, t: Tracee, group: ThreadGroup) -> ThreadRecord:
         host = t.host
         status = _fields(f"/proc/{host}/status")
-        if int(status.get("Seccomp_filters", "1")) > (1 if self._engine.notified else 1):
+        if int(status.get("Seccomp_filters", "1")) > 1:
             raise Unsavable(f"task {t.tid} has a seccomp filter of its own")
         # The record comes first: calls in the task change its registers.
         registers = self._registers(t)
@@ -183,7 +183,7 @@ class TaskCapture:
             if status & 0xFF != 0x7F:
                 self._engine.deferred.append((t.host, status, pt.last_rusage()))
                 raise Gone(t.tid)
-            if status >> 8 & 0xFF not in (5, *stop_calls.STOPS) or status >> 16 != pt.EVENT_STOP:
+            if status >> 16 != pt.EVENT_STOP:
                 raise OSError(0, f"task {t.tid}: unexpected stop {status:#x}")
         return altstack, clear_tid
 

@@ -65,6 +65,7 @@ class First:
         self.starts = (0, 0)
         #: In pid 1 with its namespaces, while its mounts are still the host's.
         self.prepare: Callable[[], None] = lambda: None
+        self.keeps_capabilities = False  # of its namespaces: it is to make processes of anybody
         self.keep: list[int] = []
         self.mask: set[int | signal.Signals] = set()
         self.identity: ModuleType | None = None
@@ -185,7 +186,9 @@ class First:
             default_signals()
             enter_directory(self.directory)
             options = self.options
-            if self.identity is None:
+            if self.keeps_capabilities:
+                pass
+            elif self.identity is None:
                 drop_capabilities()
             else:
                 self.identity.take(options.user, options.rlimits, options.capabilities)

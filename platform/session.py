@@ -39,6 +39,8 @@ from trapline.sentry.time.timekeeper import MONOTONIC_RAW, NSEC, REALTIME
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from trapline.platform.checkpoint_file import CheckpointFile
+    from trapline.platform.control_target import ControlTarget
     from trapline.platform.detached_terminal import DetachedTerminal
     from trapline.platform.exec_guest import Door
     from trapline.platform.job_control import JobControl
@@ -68,19 +70,7 @@ class Session:
         for note in sandbox.notes:
             self.log.info(note)
         self.engine: Engine = SeccompEngine() if options.platform == "seccomp" else Engine()
-        state = KernelState()
-        state.init_uid = os.getuid()
-        state.init_sid = 1 if sandbox.own_group == ORPHANED else 0
-        state.cpus = options.cpus or len(os.sched_getaffinity(0))
-        state.allowed_cpus = sandbox.cpus
-        state.clock.rate_num, state.clock.rate_den = options.clock_rate
-        if sandbox.own_time:
-            state.clock.monotonic_base = sandbox.monotonic_base
-            state.clock.boottime_base = sandbox.boottime_base
-            drift = self.engine.host_clock(MONOTONIC_RAW) - self.engine.host_monotonic()
-            state.clock.raw_base = sandbox.monotonic_base + drift
-        else:
-            state.clock.monotonic_base = self.engine.host_monotonic()
+        state = self._first_state()
         self.kernel = Kernel(self.engine, state)
         self.dispatcher = Dispatcher(self.kernel, handlers.load(self.kernel))
         self.dispatcher.name_of = table.name_of
@@ -108,6 +98,7 @@ class Session:
         self.error = ""
         self.killed_by = 0  # the signal that the first guest died of
         self.forwarded = False
+        self._control: ControlTarget | None = None
         self._reaped = False
         self.strangers: set[int] = set()  # children of ours that are no guests, or not yet
         self.signals = SignalDescriptor()
@@ -140,11 +131,39 @@ class Session:
             from trapline.platform.core_dump import CoreDumper
 
             self.engine.cores = CoreDumper(options.core_dir)
+        #: Where programs inside ask for checkpoints.
+        self.checkpoint_file: CheckpointFile | None = None
+        if options.checkpoint_dir is not None:
+            from trapline.platform.checkpoint_file import CheckpointFile
+
+            self.checkpoint_file = CheckpointFile(self, options.checkpoint_dir)
         self.recorder = None
         if options.stats or options.stats_json:
             from trapline.platform.stats import Recorder
 
             self.recorder = Recorder(self)
+
+    def _first_state(self) -> KernelState:
+        """The kernel's, before there is a task."""
+        options, sandbox = self.options, self.sandbox
+        state = KernelState()
+        state.init_uid = os.getuid()
+        state.init_sid = 1 if sandbox.own_group == ORPHANED else 0
+        state.cpus = options.cpus or len(os.sched_getaffinity(0))
+        state.allowed_cpus = sandbox.cpus
+        state.clock.rate_num, state.clock.rate_den = options.clock_rate
+        if sandbox.own_time:
+            state.clock.monotonic_base = sandbox.monotonic_base
+            state.clock.boottime_base = sandbox.boottime_base
+            drift = self.engine.host_clock(MONOTONIC_RAW) - self.engine.host_monotonic()
+            state.clock.raw_base = sandbox.monotonic_base + drift
+        else:
+            state.clock.monotonic_base = self.engine.host_monotonic()
+        return state
+
+    def _image(self) -> VdsoImage:
+        """OSError; ValueError."""
+        return VdsoImage()
 
     def _prepare_vdso(self) -> None:
         """One image and page for all programs of this sandbox. Without it guests make real calls."""
@@ -152,7 +171,7 @@ class Session:
         if "vdso" in self.options.without:
             return
         try:
-            image = VdsoImage()
+            image = self._image()
         except (OSError, ValueError) as error:
             self.log.warning(f"no vDSO, clocks are read by real calls: {error}")
             return
@@ -230,13 +249,20 @@ class Session:
 
         def connected() -> None:
             self.pump.remove(listener.fileno())
-            from trapline.platform.control_target import ControlTarget
             from trapline.sentry.control.server import serve_to_the_end
 
-            control = ControlTarget(self)
-            self.pump.spawn(lambda: serve_to_the_end(listener, control))
+            self.pump.spawn(lambda: serve_to_the_end(listener, self.control))
 
         self.pump.add(listener.fileno(), connected)
+
+    @property
+    def control(self) -> ControlTarget:
+        """What can be asked of this sandbox, made when somebody asks."""
+        if self._control is None:
+            from trapline.platform.control_target import ControlTarget
+
+            self._control = ControlTarget(self)
+        return self._control
 
     def ends_with(self) -> set[int]:
         """Host ids of those whose death is the sandbox's."""
@@ -373,6 +399,8 @@ class Session:
             self.jobs.end(os.WIFSIGNALED(self.root_status))
         if self.watchdog is not None:
             self.watchdog.close()
+        if self.checkpoint_file is not None:
+            self.checkpoint_file.close()
         if self.recorder is not None:
             from trapline.platform import stats
 
