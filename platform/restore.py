@@ -37,6 +37,7 @@ class RestoredSandbox:
             vdso = loaded.vdso_image()
         except (OSError, ValueError) as error:
             raise namespaces.SetupError(f"the image cannot be loaded: {error}") from None
+        _import_for_the_seed()
         taken = [(m.start, m.end) for space in loaded.image.spaces.values() for m in space.mappings]
         return namespaces.start(
             self._options,
@@ -59,6 +60,16 @@ class RestoredSandbox:
         return RestoredSession(self._options, sandbox, features, self._loaded, self._launch)
 
 
+def _import_for_the_seed() -> None:
+    """What it needs: in the guest's root there is nothing to be imported."""
+    import trapline.platform.capture_files
+    import trapline.platform.restore_anonymous
+    import trapline.platform.restore_files
+    import trapline.platform.restore_paths
+    import trapline.platform.restore_pipes
+    import trapline.platform.restore_shared  # noqa: F401
+
+
 def _open(loaded: RestoredImage) -> seed.Pool:
     """In the seed: all that its processes take from the pool."""
     import fcntl
@@ -66,7 +77,7 @@ def _open(loaded: RestoredImage) -> seed.Pool:
     from trapline.platform import restore_files, restore_shared
 
     image = loaded.image
-    base = restore_files.first_free(image, 64)
+    base = restore_files.first_free(image.files, image.tables) + 64
 
     def read(index: int, offset: int, view: memoryview) -> None:
         while view:
@@ -76,14 +87,14 @@ def _open(loaded: RestoredImage) -> seed.Pool:
             view, offset = view[count:], offset + count
 
     objects = restore_shared.open_shared(image, loaded.runs, read)
-    ghosts = {key: loaded.ghost(key) for key in image.ghosts}
-    mapped = restore_shared.open_mapped(image, ghosts)
-    shared = {**objects, **mapped, "vdso": loaded.vdso_image().descriptor}
+    shared = {"vdso": loaded.vdso_image().descriptor, **objects}
     for index, fd in enumerate(loaded.pages):
         shared[f"pages:{index}"] = fd
     shared = {key: fcntl.fcntl(fd, fcntl.F_DUPFD, base) for key, fd in shared.items()}
-    memfds = {key: shared[f"{key}/w"] for key in image.shared if f"{key}/w" in shared}
-    files = restore_files.open_pool(image, base, shared=memfds, ghosts=loaded.open_ghost)
+    known = {key: shared[f"{key}/w"] for key in image.shared if f"{key}/w" in shared}
+    files = restore_files.open_pool(image, base, shared=known, ghosts=loaded.open_ghost)
+    mapped = restore_shared.open_mapped(image, known)
+    shared |= {key: fcntl.fcntl(fd, fcntl.F_DUPFD, base) for key, fd in mapped.items()}
     return seed.Pool(base, files, shared)
 
 

@@ -31,9 +31,7 @@ class RestoredImage:
         self._ghosts: dict[str, BinaryIO] = {}
         self._vdso: VdsoImage | None = None
         try:
-            self.kernel = self.reader.kernel()
-            self.image = self.reader.image()
-            image_check.check(self.image)
+            self.kernel, self.image = image_check.check(self.reader)
             manifest = self.reader.manifest
             try:
                 self.options = codec.typed(manifest.options, DoOptions)
@@ -45,19 +43,9 @@ class RestoredImage:
             )
             self.clocks = restored_clocks.plan(self.saved_clocks, self.kernel.clock, time.time_ns(), clock_continue)
             self.is_init = self.kernel.root_tgid == 1
-            self._check_kernel(path)
         except BaseException:
             self.close()
             raise
-
-    def _check_kernel(self, path: str) -> None:
-        records = {record.tgid: record for record in self.image.processes}
-        groups = self.kernel.groups
-        if self.kernel.root_tgid not in groups or set(records) != set(groups):
-            raise UnusableImage(f"{path}: its kernel and its guests are not of the same processes")
-        for tgid, record in records.items():
-            if {thread.tid for thread in record.threads} - set(groups[tgid].threads):
-                raise UnusableImage(f"{path}: process {tgid} has threads that its kernel does not know")
 
     def open_pages(self) -> None:
         """Make `pages`: decompress where that is needed."""

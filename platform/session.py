@@ -196,7 +196,8 @@ class Session:
         if first and not self.options.log and not self.options.debug:
             self.log.tell(f"{line}; all else in the sandbox waits. Run it with --log FILE to see where")
 
-    def _listen(self, features: ModuleType) -> None:
+    def _started(self) -> list[int]:
+        """What the first process sends along when it is ready. SetupError."""
         # The sender's credentials come along, so there must be room for both.
         message, ancillary, _, _ = self.sandbox.channel.recvmsg(4096, 256, socket.MSG_CMSG_CLOEXEC)
         fds = array.array("i")
@@ -205,6 +206,10 @@ class Session:
                 fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
         if message[:1] != b"L":
             raise SetupError(message[1:].decode(errors="replace") or "the first guest did not start")
+        return list(fds)
+
+    def _listen(self, features: ModuleType) -> None:
+        fds = self._started()
         if isinstance(self.engine, SeccompEngine):
             offered = features.Features(self.options.without)
             self.sync_wake_up = bool(offered.sync_wake_up)

@@ -83,7 +83,7 @@ def check_image(image: Image, end: int = USER_END) -> None:
             _known(f"descriptor {descriptor} of table {number}", "file", entry.file, image.files)
     _check_processes(image, end)
     for offset, length in image.vdso_host:
-        if offset % PAGE or length % PAGE or not 0 < length <= 1 << 20 or not 0 <= offset <= 1 << 20:
+        if offset % PAGE or length % PAGE or not 0 < length <= 1 << 20 or not -(1 << 20) <= offset <= 0:
             raise Bad(f"{length} bytes at {offset} cannot be the host's vDSO")
 
 
