@@ -14,6 +14,7 @@ import ctypes
 import errno
 import os
 import stat
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -24,6 +25,7 @@ from trapline.platform.setup_calls import syscall
 from trapline.sentry.state import archive
 from trapline.sentry.state.archive import Member
 from trapline.sentry.state.ipc import LIMITS, IpcRecord, MessageQueue, PosixQueue, SemaphoreSet, SharedSegment
+from trapline.sentry.state.names import quoted
 from trapline.sentry.state.unsavable import Unsavable
 
 if TYPE_CHECKING:
@@ -33,19 +35,24 @@ _PAGE = 4096
 _PIECE = 1 << 20  # bytes
 _MADV_REMOVE = 9
 _NO_QUEUES = (errno.ENODEV, errno.ENOSYS, errno.EPERM)  # a kernel without them
+_Found = tuple[IpcRecord, dict[bytes, str]]  # and what cannot be saved, by name of the queue
 
 
-def capture_ipc(sandbox: Sandbox, sink: Sink, strangers: set[int]) -> IpcRecord:
+def capture_ipc(sandbox: Sandbox, sink: Sink, strangers: set[int], refuse: Callable[[str], None]) -> IpcRecord:
     """All of the sandbox's IPC namespace. `sink` takes the content of segments that nobody has attached, an archive
-    with a file `ID` for each, and is not called where there is none. `strangers` is `Session.strangers`. Unsavable,
-    OSError.
+    with a file `ID` for each, and is not called where there is none. `strangers` is `Session.strangers`. `refuse` is
+    told what cannot be saved: it raises Unsavable, or it is left out. Unsavable, OSError.
     """
     handles: list[int] = []
     try:
         raw = work_inside(sandbox.init_pid, True, _capture, sink, strangers, handles)
-        record = msgspec.msgpack.decode(raw, type=IpcRecord)
+        found: _Found = msgspec.msgpack.decode(raw, type=_Found)
+        record, refused = found
+        for text in refused.values():
+            refuse(text)
         for queue, handle in zip(record.posix, handles, strict=True):
-            _read_queue(queue, handle)
+            if queue.name not in refused:
+                _read_queue(queue, handle)
         return record
     finally:
         for handle in handles:
@@ -64,8 +71,9 @@ def _capture(entry: Entry) -> bytes:
         for segment in unattached:
             _content(segment, device, entry.sink)
         entry.sink(archive.end())
-    record.posix = _posix_queues(entry)
-    return msgspec.msgpack.encode(record)
+    refused: dict[bytes, str] = {}
+    record.posix = _posix_queues(entry, refused)
+    return msgspec.msgpack.encode((record, refused))
 
 
 def _table(name: str) -> list[list[int]]:
@@ -216,7 +224,7 @@ def _give_up(address: int, size: int) -> None:
 # -- POSIX message queues
 
 
-def _posix_queues(entry: Entry) -> list[PosixQueue]:
+def _posix_queues(entry: Entry, refused: dict[bytes, str]) -> list[PosixQueue]:
     try:
         directory = ipc.open_message_queues()
     except OSError as error:
@@ -225,18 +233,19 @@ def _posix_queues(entry: Entry) -> list[PosixQueue]:
         raise
     try:
         names = sorted(os.listdir(directory))
-        return [_posix_queue(entry, directory, name) for name in names]
+        return [_posix_queue(entry, directory, name, refused) for name in names]
     finally:
         os.close(directory)
 
 
-def _posix_queue(entry: Entry, directory: int, name: str) -> PosixQueue:
+def _posix_queue(entry: Entry, directory: int, name: str, refused: dict[bytes, str]) -> PosixQueue:
     handle = os.open(name, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
     try:
         words = dict([word.split(b":", 1) for word in os.read(handle, 200).split()])
         if int(words.get(b"NOTIFY_PID", 0)):
             pid = _inner_id(int(words[b"NOTIFY_PID"]))
-            raise Unsavable(f"POSIX message queue /{name}: process {pid} waits to be told of a message (mq_notify)")
+            text = f"POSIX message queue /{quoted(name)}: process {pid} waits to be told of a message (mq_notify)"
+            refused[os.fsencode(name)] = text
         found = os.fstat(handle)
         maximum, size, _ = ipc.queue_attributes(handle)
         entry.give(handle)

@@ -17,3 +17,8 @@ def unquoted(text: str) -> str:
     first, *rest = text.split("%")
     raw = first.encode() + b"".join([bytes.fromhex(part[:2]) + part[2:].encode() for part in rest])
     return raw.decode(errors="surrogateescape")
+
+
+def printable(text: str) -> str:
+    """A text for people in which names stand, as UTF-8 can hold it."""
+    return text.encode(errors="surrogateescape").decode(errors="backslashreplace")

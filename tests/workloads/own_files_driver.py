@@ -77,7 +77,10 @@ def save(box: namespaces.Sandbox, end: str) -> None:
         with open(end + ".segments", "ab") as file:
             file.write(data)
 
-    record = capture_ipc(box, append, strangers)
+    def refuse(text: str) -> None:
+        raise Unsavable(text)
+
+    record = capture_ipc(box, append, strangers, refuse)
     with open(end + ".ipc", "wb") as file:
         file.write(msgspec.msgpack.encode(record))
     assert not strangers
