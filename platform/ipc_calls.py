@@ -108,6 +108,11 @@ def create_queue(name: bytes, maximum: int, size: int) -> int:
     return syscall(f"mq_open {name!r}", _MQ_OPEN, name, flags, 0o600, attributes)
 
 
+def open_queue(name: bytes, flags: int) -> int:
+    """A descriptor of a queue that is there."""
+    return syscall(f"mq_open {name!r}", _MQ_OPEN, name, flags | os.O_CLOEXEC, 0, None)
+
+
 def receive(handle: int, size: int) -> tuple[int, bytes]:
     """(priority, text) of the next message of a POSIX queue."""
     buffer = ctypes.create_string_buffer(max(size, 1))
