@@ -38,6 +38,8 @@ class RestoredSandbox:
         except (OSError, ValueError) as error:
             raise namespaces.SetupError(f"the image cannot be loaded: {error}") from None
         _import_for_the_seed()
+        own = loaded.own
+        assert own is not None
         taken = [(m.start, m.end) for space in loaded.image.spaces.values() for m in space.mappings]
         return namespaces.start(
             self._options,
@@ -47,9 +49,11 @@ class RestoredSandbox:
             hostname=self._options.hostname,
             monotonic_start=loaded.clocks.monotonic,
             boottime_start=loaded.clocks.boottime,
-            keep=[*loaded.pages, vdso.descriptor, *loaded.handles()],
+            keep=[*loaded.pages, vdso.descriptor, *loaded.handles(), *own.keep],
             is_init=loaded.is_init,
             keep_capabilities=True,
+            saved=own.files,
+            prepare=own.prepare,
         )
 
     def session(
