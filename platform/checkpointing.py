@@ -48,7 +48,7 @@ class Checkpointing:
         try:
             result = await self._hooked_save(spec, report)
         except BaseException as error:
-            self._over(_reason(error))
+            self._over(f"the checkpoint failed: {_reason(error)}")
             raise
         result.number = self._over("")
         return result
@@ -115,6 +115,7 @@ class Checkpointing:
 
     def restore_failed(self, why: str) -> None:
         """It cannot be restored, or not all of it can be loaded."""
+        why = f"the restore failed: {why}"
         if self.attempts.in_progress:
             self._over(why)
         self.restoring.finish(self.attempts.count, why)
