@@ -15,6 +15,7 @@ import pytest
 import trio
 import trio.testing
 
+from trapline.platform.checkpoint_attempts import Attempts
 from trapline.platform.checkpoint_file import CheckpointFile
 from trapline.platform.checkpointing import BUSY, Checkpointing
 from trapline.platform.exec_entry import ENDED
@@ -44,6 +45,8 @@ class World:
         self.sandbox = SimpleNamespace(init_pid=os.getpid())
         self.pump = self
         self.control = self
+        self.done = self.paused = False
+        self.attempts = Attempts(self)  # type: ignore[arg-type]
         self.checkpointing = Checkpointing(self, self)  # type: ignore[arg-type]
         self.checkpoint_file: CheckpointFile | None = None
         self.directory = directory
@@ -84,6 +87,10 @@ class World:
         self.events.append(f"killed by {signo}")
         self.statuses[pid] = 128 + signo
         self.started[pid].set()
+
+    def must_run(self) -> None:
+        if self.paused:
+            raise Refused("the sandbox is paused")
 
     @asynccontextmanager
     async def closed(self) -> Any:
@@ -233,6 +240,22 @@ def test_a_hook_that_does_not_end(tmp_path: Path) -> None:
     world.run(body)
 
 
+def test_a_pause_during_the_hook_comes_first(tmp_path: Path) -> None:
+    world = World(tmp_path, save_hook=HOOK)
+
+    async def hook(mode: str, output: int) -> int:
+        world.paused = mode == "save"
+        return 0
+
+    async def body() -> None:
+        world.hook = hook
+        with pytest.raises(Refused, match=r"^the sandbox is paused$"):
+            await world.asks()
+        assert not any("saved" in event for event in world.events)
+
+    world.run(body)
+
+
 def test_a_failing_resume_hook_is_noted(tmp_path: Path) -> None:
     world = World(tmp_path, save_hook=HOOK)
 
@@ -273,7 +296,7 @@ def test_one_at_a_time_and_the_end(tmp_path: Path) -> None:
             await trio.testing.wait_all_tasks_blocked()
             with pytest.raises(Refused, match=BUSY):
                 await world.asks()
-            world.checkpointing.end()  # the sandbox is killed by the save, whose success is told all the same
+            world.attempts.end(ENDED)  # the sandbox is killed by the save, whose success is told all the same
             go.set()
         assert sorted(outcomes) == sorted(["None: 1", "1: 1", f"2: {ENDED}"])
 
@@ -302,18 +325,18 @@ def test_a_restore(tmp_path: Path) -> None:
 
     async def body() -> None:
         checkpointing = world.checkpointing
-        checkpointing.restore_begins()
+        world.attempts.restore_begins()
         with pytest.raises(Refused, match=BUSY):
             await world.asks()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(checkpointing.wait_restored)
             nursery.start_soon(checkpointing.wait, 5)
             await trio.testing.wait_all_tasks_blocked()
-            await checkpointing.restored()
+            world.attempts.restored()
             await trio.testing.wait_all_tasks_blocked()
             assert len(nursery.child_tasks) == 1  # memory is still being loaded
             assert (await world.asks()).number == 6
-            checkpointing.loaded()
+            world.attempts.loaded()
         assert await checkpointing.wait_restored() == 6
         assert "prepare it restore" in world.events
 
@@ -325,10 +348,10 @@ def test_a_restore_that_fails(tmp_path: Path) -> None:
         world = World(tmp_path)
 
         async def body(world: World = world, after: bool = after) -> None:
-            world.checkpointing.restore_begins()
+            world.attempts.restore_begins()
             if after:
-                await world.checkpointing.restored()
-            world.checkpointing.restore_failed("block 7 is bad")
+                world.attempts.restored()
+            world.attempts.restore_failed("block 7 is bad")
             with pytest.raises(Refused, match=r"^the restore failed: block 7 is bad$"):
                 await world.checkpointing.wait_restored()
             assert world.kernel.state.checkpoint_count == int(after)
@@ -471,7 +494,7 @@ def test_a_second_one_while_one_is_made(inside: Inside) -> None:
         inside.ask(b"\n")
         assert await inside.told() == "resumed 2\n"
         # A client's is in the way as well.
-        world.checkpointing.attempts.begin()
+        world.attempts.checkpoints.begin()
         inside.ask(b"\n")
         assert await inside.told() == f"failed: {BUSY}\n"
 
@@ -494,16 +517,17 @@ def test_who_asked_is_told_of_the_restore(inside: Inside) -> None:
 
     async def body() -> None:
         world.kernel.state.checkpoint_count = 2
-        world.kernel.state.checkpoint_asked = True  # as the image has it
-        world.checkpointing.restore_begins()
-        await world.checkpointing.restored()
+        world.kernel.state.checkpoint_asked = 2  # as the image has it
+        world.attempts.restore_begins()
+        world.attempts.restored()
         assert await inside.told() == "restored 3\n"
+        assert await inside.told() == "failed: a checkpoint is being made already\n"  # who asked meanwhile
         assert not world.kernel.state.checkpoint_asked
         inside.ask(b"\n")
         assert await inside.told() == "resumed 4\n"
         # A client's checkpoint tells nobody inside.
-        world.checkpointing.restore_begins()
-        await world.checkpointing.restored()
+        world.attempts.restore_begins()
+        world.attempts.restored()
         assert inside.nothing()
 
     world.run(body)
