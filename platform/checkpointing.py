@@ -71,13 +71,11 @@ class Checkpointing:
         return result
 
     async def _save(self, spec: CheckpointSpec, report: Report) -> CheckpointResult:
-        from importlib import import_module  # what few need
+        from trapline.platform.checkpoint import Checkpointer  # what few need
 
-        checkpointer = import_module("trapline.platform.checkpoint").Checkpointer(self._session)
         async with self._control.closed():
             self._control.must_run()  # a pause may have come before
-            result: CheckpointResult = await checkpointer.save(spec, report)
-        return result
+            return await Checkpointer(self._session).save(spec, report)
 
     async def after_restore(self) -> None:
         """Run the hook for that."""

@@ -63,6 +63,7 @@ class First:
         self.channel = channel
         self.hostname = ""
         self.starts = (0, 0)
+        self.keeps_capabilities = False  # of its namespaces: it is to make processes of anybody
         self.keep: list[int] = []
         self.mask: set[int | signal.Signals] = set()
         self.identity: ModuleType | None = None
@@ -182,7 +183,9 @@ class First:
             default_signals()
             enter_directory(self.directory)
             options = self.options
-            if self.identity is None:
+            if self.keeps_capabilities:
+                pass
+            elif self.identity is None:
                 drop_capabilities()
             else:
                 self.identity.take(options.user, options.rlimits, options.capabilities)

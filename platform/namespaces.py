@@ -229,6 +229,7 @@ def start(
     boottime_start: int = 0,
     keep: Iterable[int] = (),
     is_init: bool = False,
+    keep_capabilities: bool = False,
 ) -> Setup:
     """Fork the helper and return at once.
 
@@ -236,7 +237,7 @@ def start(
     caller's ids, environment, umask, limits, session, signal mask and ignored signals, with
     capabilities dropped. Its process group is the caller's or its own, see `CallerTerminal.group_of_guest`; with
     `options.tty` it leads a session on a terminal of the sandbox's own. With `is_init` it is pid 1, as in a container,
-    and leads a session; else that is a stub. It must not return: it waits on the channel
+    and leads a session; else that is a stub. With `keep_capabilities` it has all of its user namespace's. It must not return: it waits on the channel
     (the end of the channel means that the sentry is gone) and executes something. `stage` is an empty directory of the
     host for the sandbox's own tmpfs. `keep` are further descriptors that guest_main needs, `terminal` is the caller's.
     The sandbox's clocks begin at the given
@@ -281,6 +282,7 @@ def start(
     first = First(options, guest_main, plan, directory, report_inside, channel_inside)
     first.hostname = hostname or options.hostname
     first.starts = (monotonic_start, boottime_start)
+    first.keeps_capabilities = keep_capabilities
     first.keep = [0, 1, 2, report_inside.fileno(), channel_inside.fileno(), *inheritable_descriptors(), *keep]
     first.mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     setup = Setup(report, channel, plan, directory)

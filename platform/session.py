@@ -71,19 +71,7 @@ class Session:
         for note in sandbox.notes:
             self.log.info(note)
         self.engine: Engine = SeccompEngine() if options.platform == "seccomp" else Engine()
-        state = KernelState()
-        state.init_uid = os.getuid()
-        state.init_sid = 1 if sandbox.own_group == ORPHANED else 0
-        state.cpus = options.cpus or len(os.sched_getaffinity(0))
-        state.allowed_cpus = sandbox.cpus
-        state.clock.rate_num, state.clock.rate_den = options.clock_rate
-        if sandbox.own_time:
-            state.clock.monotonic_base = sandbox.monotonic_base
-            state.clock.boottime_base = sandbox.boottime_base
-            drift = self.engine.host_clock(MONOTONIC_RAW) - self.engine.host_monotonic()
-            state.clock.raw_base = sandbox.monotonic_base + drift
-        else:
-            state.clock.monotonic_base = self.engine.host_monotonic()
+        state = self._first_state()
         self.kernel = Kernel(self.engine, state)
         self.dispatcher = Dispatcher(self.kernel, handlers.load(self.kernel))
         self.dispatcher.name_of = table.name_of
@@ -157,13 +145,35 @@ class Session:
 
             self.recorder = Recorder(self)
 
+    def _first_state(self) -> KernelState:
+        """The kernel's, before there is a task."""
+        options, sandbox = self.options, self.sandbox
+        state = KernelState()
+        state.init_uid = os.getuid()
+        state.init_sid = 1 if sandbox.own_group == ORPHANED else 0
+        state.cpus = options.cpus or len(os.sched_getaffinity(0))
+        state.allowed_cpus = sandbox.cpus
+        state.clock.rate_num, state.clock.rate_den = options.clock_rate
+        if sandbox.own_time:
+            state.clock.monotonic_base = sandbox.monotonic_base
+            state.clock.boottime_base = sandbox.boottime_base
+            drift = self.engine.host_clock(MONOTONIC_RAW) - self.engine.host_monotonic()
+            state.clock.raw_base = sandbox.monotonic_base + drift
+        else:
+            state.clock.monotonic_base = self.engine.host_monotonic()
+        return state
+
+    def _image(self) -> VdsoImage:
+        """OSError; ValueError."""
+        return VdsoImage()
+
     def _prepare_vdso(self) -> None:
         """One image and page for all programs of this sandbox. Without it guests make real calls."""
         self.engine.hide_vdso = lambda t: vdso_setup.hide(self.engine, t)
         if "vdso" in self.options.without:
             return
         try:
-            image = VdsoImage()
+            image = self._image()
         except (OSError, ValueError) as error:
             self.log.warning(f"no vDSO, clocks are read by real calls: {error}")
             return
@@ -188,7 +198,8 @@ class Session:
         if first and not self.options.log and not self.options.debug:
             self.log.tell(f"{line}; all else in the sandbox waits. Run it with --log FILE to see where")
 
-    def _listen(self, features: ModuleType) -> None:
+    def _started(self) -> list[int]:
+        """What the first process sends along when it is ready. SetupError."""
         # The sender's credentials come along, so there must be room for both.
         message, ancillary, _, _ = self.sandbox.channel.recvmsg(4096, 256, socket.MSG_CMSG_CLOEXEC)
         fds = array.array("i")
@@ -197,6 +208,10 @@ class Session:
                 fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
         if message[:1] != b"L":
             raise SetupError(message[1:].decode(errors="replace") or "the first guest did not start")
+        return list(fds)
+
+    def _listen(self, features: ModuleType) -> None:
+        fds = self._started()
         if isinstance(self.engine, SeccompEngine):
             offered = features.Features(self.options.without)
             self.sync_wake_up = bool(offered.sync_wake_up)

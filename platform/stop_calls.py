@@ -30,7 +30,7 @@ from trapline.sentry.syscalls.wall_deadlines import FUTEX, futex_waits_until, fu
 if TYPE_CHECKING:
     from trapline.platform.engine import Engine
 
-PAUSE, FORK, VFORK, CLONE = 34, 57, 58, 56
+PAUSE, FORK, VFORK, CLONE, RESTART_SYSCALL = 34, 57, 58, 56, 219
 EINTR = 4
 ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND, ERESTART_RESTARTBLOCK = 512, 513, 514, 516
 #: Calls of which some arrive by notification.
@@ -344,7 +344,11 @@ def reissue_absolute_wait(e: Engine, t: Tracee) -> None:
     can tell what it stands for when the sandbox moves its clock. A handler makes it EINTR in either case.
     """
     regs = e.regs.r
-    if pt.signed(regs.rax) == -ERESTART_RESTARTBLOCK and regs.orig_rax == FUTEX and (
+    if pt.signed(regs.rax) != -ERESTART_RESTARTBLOCK:
+        return
+    if regs.orig_rax != RESTART_SYSCALL:
+        t.restarts = regs.orig_rax  # which a checkpoint cannot find out any more once it was restarted
+    if regs.orig_rax == FUTEX and (
         futex_waits_until(regs.rsi) or (t.trap_all & WALL_CLOCK and futex_waits_until_monotonic(regs.rsi))
     ):
         regs.rax = -ERESTARTNOHAND & pt.U64

@@ -33,6 +33,7 @@ class Tracee:
         "poked",
         "reissue",
         "repoke",
+        "restarts",
         "saved",
         "self_sent",
         "task",
@@ -55,6 +56,7 @@ class Tracee:
         self.poked = 0  # signals by which it was poked and has not stopped yet
         self.reissue: Execute | None = None  # at its next entry stop, have the host execute this
         self.self_sent = 0  # the signal whose poke is its own kill, executed by the host (pokes.py)
+        self.restarts = -1  # the call that the host restarts by restart_syscall(2), if it does
         self.repoke = False  # a signal was put off until the call in flight is done
         self.execute: Execute | None = None  # the host executes this now
         self.saved: tuple[int, ...] | None = None  # orig_rax and argument registers to put back

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from importlib import import_module
 from typing import Any
 
 from trapline.sentry.cli import do
@@ -75,12 +74,11 @@ def restore_options(values: dict[str, Any], words: list[str]) -> RestoreOptions:
 
 def _restore(values: dict[str, Any], words: list[str]) -> int:
     options = restore_options(values, words)
-    from trapline.platform import state_dir
+    from trapline.platform import restore, state_dir
     from trapline.platform.first_processes import SetupError
 
     try:
-        status: int = import_module("trapline.platform.restore").restore_sandbox(options)
-        return status
+        return restore.restore_sandbox(options)
     except (state_dir.StateDirError, SetupError) as error:
         raise VerbError(str(error)) from None
 

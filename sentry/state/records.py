@@ -3,13 +3,15 @@
 
 Everything refers to everything else by small numbers that are keys here: an address space by `space`, an open file
 description (what dup(2) and fork(2) share) by `file`, a table of descriptors by `table`. All addresses and sizes are
-bytes; bit sets are those of the host's calls. An image is input from outside: `check` in image.py says what else must
-hold before anything of it is used.
+bytes; bit sets are those of the host's calls. An image is input from outside: `check` in image_check.py says what else
+must hold before anything of it is used.
 """
 
 from __future__ import annotations
 
 import msgspec
+
+from trapline.sentry.state.files import AnyFile, Descriptor, Pipe, RecordLock, Socket, Terminal
 
 
 class Mapping(msgspec.Struct):
@@ -18,8 +20,8 @@ class Mapping(msgspec.Struct):
     start: int
     end: int
     prot: int  # PROT_*
-    #: "anonymous", "file", "shared" (an object in `Image.shared`: shared anonymous memory, memfd, System V), "vdso" (our
-    #: image and its parameter page), "host_vdso" (the host's [vdso] and [vvar] pages).
+    #: "anonymous", "file", "shared" (an object in `Image.shared`: shared anonymous memory, memfd, System V), "vdso"
+    #: (our image and its parameter page), "host_vdso" (the host's [vdso] and [vvar] pages).
     kind: str
     shared: bool = False  # MAP_SHARED
     offset: int = 0  # in the file or shared object
@@ -29,20 +31,24 @@ class Mapping(msgspec.Struct):
     deleted: bool = False  # the file has no name any more: its content is in `Image.ghosts`
     key: str = ""  # of the shared object or ghost
     writable_file: bool = False  # a shared file mapping of a descriptor opened for writing
-    name: str = ""  # PR_SET_VMA_ANON_NAME
-    flags: list[str] = []  # VmFlags of proc_pid_smaps(5) that are set again: gd, dc, dd, wf, hg, nh, lo, sr, rr, nr, mg
+    name: str = ""  # PR_SET_VMA_ANON_NAME; of "host_vdso" which of its mappings this is
+    #: VmFlags of proc_pid_smaps(5) that are set again: gd, dc, dd, wf, hg, nh, lo, lf, sr, rr, nr, mg, dp, sl.
+    flags: list[str] = []
+    guards: list[tuple[int, int]] = []  # start, end: guard pages in it (MADV_GUARD_INSTALL)
 
 
 class AddressSpace(msgspec.Struct):
     """What one mm holds; threads and CLONE_VM children share one."""
 
     mappings: list[Mapping]
-    #: struct prctl_mm_map's words in its order: start_code, end_code, start_data, end_data, start_brk, brk, start_stack,
-    #: arg_start, arg_end, env_start, env_end (prctl(2), PR_SET_MM_MAP).
+    #: struct prctl_mm_map's words in its order: start_code, end_code, start_data, end_data, start_brk, brk,
+    #: start_stack, arg_start, arg_end, env_start, env_end (prctl(2), PR_SET_MM_MAP).
     layout: list[int]
     auxv: bytes
     exe: str = ""  # as the sandbox's root shows it
+    exe_ghost: str = ""  # key, where it has no name any more
     dumpable: int = 1
+    thp_disabled: bool = False  # PR_SET_THP_DISABLE
 
 
 class SharedObject(msgspec.Struct):
@@ -88,7 +94,8 @@ class ThreadRecord(msgspec.Struct):
     uids: tuple[int, int, int, int] = (0, 0, 0, 0)  # real, effective, saved, fs; as the sandbox numbers them
     gids: tuple[int, int, int, int] = (0, 0, 0, 0)
     groups: list[int] = []
-    capabilities: tuple[int, int, int, int, int] = (0, 0, 0, 0, 0)  # inheritable, permitted, effective, bounding, ambient
+    #: Inheritable, permitted, effective, bounding, ambient.
+    capabilities: tuple[int, int, int, int, int] = (0, 0, 0, 0, 0)
     secure_bits: int = 0
     no_new_privileges: bool = True
     holds_for: int = 0  # it is in vfork(2) until this child executes a program or ends
@@ -124,29 +131,6 @@ class Directories(msgspec.Struct):
     umask: int
 
 
-class Descriptor(msgspec.Struct):
-    """One entry of a table."""
-
-    file: int
-    close_on_exec: bool = False
-
-
-class OpenFile(msgspec.Struct, tag_field="kind", tag="path"):
-    """One open file description: a file or directory by its path, as the sandbox's root shows it."""
-
-    flags: int  # F_GETFL
-    path: str = ""
-    position: int = 0
-    owner: tuple[int, int] = (0, 0)  # F_GETOWN_EX
-    signal: int = 0  # F_GETSIG
-    ghost: str = ""  # key, where it has no name any more
-    device: int = 0
-    inode: int = 0
-
-
-AnyFile = OpenFile  # the union of all kinds of descriptions; files.py extends it
-
-
 class Image(msgspec.Struct):
     """All of it but pages, kernel state and the sandbox's own files."""
 
@@ -155,6 +139,11 @@ class Image(msgspec.Struct):
     ghosts: dict[str, Ghost] = {}
     processes: list[ProcessRecord] = []  # in the order of their ids
     tables: dict[int, dict[int, Descriptor]] = {}
+    files: dict[int, AnyFile] = {}  # open file descriptions
+    pipes: dict[int, Pipe] = {}
+    sockets: dict[int, Socket] = {}
+    terminals: dict[int, Terminal] = {}
+    locks: dict[int, list[RecordLock]] = {}  # by table
     directories: dict[int, Directories] = {}
     vdso: bytes = b""  # our image as guests have it mapped, without the parameter page
     vdso_host: list[tuple[int, int]] = []  # what of the host's was moved below it: offset, length
@@ -167,3 +156,4 @@ class PageRun(msgspec.Struct, array_like=True):
     start: int  # address, or offset in the shared object
     size: int
     offset: int  # in pages.img
+    image: int = 0  # whose pages.img: 0 this image's, 1 its parent's, 2 the parent's of that

@@ -1,0 +1,236 @@
+"""Threads and processes as a checkpoint saves them, when all are at rest (quiesce.py).
+
+Most is asked from outside. What only a thread itself can be asked for (its alternate stack, the address that the host
+clears at its end) is asked by calls injected into it, at an instruction of our vDSO; its registers are put back, and it
+stands at an event stop again afterwards.
+
+Sources: ptrace(2), proc_pid_status(5), get_robust_list(2), sigaltstack(2), PR_GET_TID_ADDRESS(2const).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import struct
+from typing import TYPE_CHECKING
+
+from trapline.platform import ptrace_calls as pt
+from trapline.platform import stop_calls
+from trapline.platform.injection import get_extended, single
+from trapline.platform.user_maps import UserMaps
+from trapline.sentry.protocol import Gone
+from trapline.sentry.state.records import ProcessRecord, ThreadRecord
+from trapline.sentry.state.unsavable import Unsavable
+
+if TYPE_CHECKING:
+    from trapline.platform.session import Session
+    from trapline.platform.tracee import Tracee
+    from trapline.sentry.kernel.state import ThreadGroup
+
+_SIGALTSTACK, _PRCTL, _PR_GET_TID_ADDRESS = 131, 157, 40
+_GET_ROBUST_LIST, _IOPRIO_GET, _IOPRIO_WHO_PROCESS = 274, 252, 1
+_PTRACE_GET_RSEQ_CONFIGURATION = 0x420F
+_EVENT_STOP = pt.EVENT_STOP << 16 | 5 << 8 | 0x7F
+_RED_ZONE = 128
+_LIMITS = 16  # RLIM_NLIMITS
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+
+
+class TaskCapture:
+    """See the module."""
+
+    def __init__(self, session: Session) -> None:
+        self._engine = session.engine
+        self._kernel = session.kernel
+        self._maps = UserMaps(session.sandbox.init_pid)
+        vdso = session.engine.vdso
+        self._image = vdso.image if vdso is not None else None
+        self._regs = pt.RegisterFile()
+
+    def process(self, group: ThreadGroup) -> ProcessRecord:
+        """A process that has threads; its memory, descriptors and directories are others'. Unsavable; Gone."""
+        tracees = [self._engine.by_tid[tid] for tid in group.threads if tid in self._engine.by_tid]
+        first = tracees[0]
+        dead_leader = [t for t in tracees if _state(t) in b"ZX"]
+        living = [t for t in tracees if t not in dead_leader]
+        if not living:
+            raise Gone(group.tgid)
+        return ProcessRecord(
+            tgid=group.tgid,
+            space=-1,
+            table=-1,
+            directory=-1,
+            threads=[self._thread(t, group) for t in living],
+            parent=group.ppid,
+            leader_ended=bool(dead_leader),
+            limits={number: resource.prlimit(living[0].host, number) for number in range(_LIMITS)},
+            oom_score=int(_text(f"/proc/{living[0].host}/oom_score_adj")),
+            cpu=self._engine.group_cpu_ns(group.tgid),
+            user=self._engine.group_user_ns(group.tgid),
+            comm=_bytes(f"/proc/{first.host}/comm").rstrip(b"\n"),
+            stopped=bool(group.stop_signal),
+        )
+
+    def zombie(self, group: ThreadGroup) -> ProcessRecord:
+        """One that has ended and was not waited for."""
+        return ProcessRecord(
+            tgid=group.tgid, space=-1, table=-1, directory=-1, threads=[], parent=group.ppid, zombie=group.exit_status
+        )
+
+    # -- one thread
+    def _thread(self, t: Tracee, group: ThreadGroup) -> ThreadRecord:
+        host = t.host
+        status = _fields(f"/proc/{host}/status")
+        if int(status.get("Seccomp_filters", "1")) > 1:
+            raise Unsavable(f"task {t.tid} has a seccomp filter of its own")
+        # The record comes first: calls in the task change its registers.
+        registers = self._registers(t)
+        altstack, clear_tid = self._ask(t, group)
+        head, length = _robust_list(host)
+        affinity = sorted(os.sched_getaffinity(host))
+        assert t.task is not None
+        task = t.task
+        return ThreadRecord(
+            tid=t.tid,
+            registers=registers,
+            extended=get_extended(host),
+            mask=task.saved_mask if task.saved_mask >= 0 else task.mask,
+            name=_bytes(f"/proc/{host}/comm").rstrip(b"\n"),
+            altstack=altstack,
+            robust_head=head,
+            robust_length=length,
+            clear_tid=clear_tid,
+            rseq=_rseq(host),
+            policy=os.sched_getscheduler(host),
+            nice=os.getpriority(os.PRIO_PROCESS, host),
+            priority=os.sched_getparam(host).sched_priority,
+            affinity=affinity,
+            io_priority=_libc.syscall(_IOPRIO_GET, _IOPRIO_WHO_PROCESS, host),
+            timer_slack=_timer_slack(host),
+            uids=self._maps.uids(status["Uid"]),
+            gids=self._maps.gids(status["Gid"]),
+            groups=self._maps.groups(status["Groups"]),
+            capabilities=(
+                int(status["CapInh"], 16),
+                int(status["CapPrm"], 16),
+                int(status["CapEff"], 16),
+                int(status["CapBnd"], 16),
+                int(status["CapAmb"], 16),
+            ),
+            no_new_privileges=status["NoNewPrivs"] == "1",
+            holds_for=t.holding.tid if t.holding is not None else 0,
+            cpu=self._engine.thread_cpu_ns(t.tid),
+            user=self._engine.thread_user_ns(t.tid),
+        )
+
+    def _registers(self, t: Tracee) -> bytes:
+        """As a task may begin with them that has nothing of the host's remembered for it."""
+        if t.listening:
+            self._bring_back(t)
+        regs = self._regs.load(t.host)
+        if t.holding is not None:
+            # At the event of its child: vfork(2) returns that once it goes on.
+            regs.rax, regs.orig_rax = t.holding.tid, pt.U64
+        elif t.parked:
+            # Another call than pause(2) is in flight: issue it anew, and it goes on from its record.
+            if not stop_calls.about_to_pause(t, regs):
+                regs.rip -= 2
+            regs.rax, regs.orig_rax = t.nr, pt.U64
+        elif pt.signed(regs.rax) == -stop_calls.ERESTART_RESTARTBLOCK and pt.signed(regs.orig_rax) >= 0:
+            # The rest of its timeout is known to the host only, which forgets it with the task.
+            if regs.orig_rax == stop_calls.RESTART_SYSCALL and t.restarts >= 0:
+                regs.orig_rax = t.restarts
+            regs.rax = -stop_calls.ERESTARTNOHAND & pt.U64
+        return self._regs.copy()
+
+    def _bring_back(self, t: Tracee) -> None:
+        """A task in a job-control stop: to a stop where its registers can be read; it listens again at the end."""
+        pt.call(pt.PTRACE_INTERRUPT, t.host)
+        if pt.wait_one(t.host) & 0xFF != 0x7F:
+            raise Gone(t.tid)
+
+    def _ask(self, t: Tracee, group: ThreadGroup) -> tuple[bytes, int]:
+        """(stack_t, address that is cleared at its end)."""
+        if t.holding is not None:
+            return bytes(24), 0  # it stands inside its call, where no other can be made
+        if self._image is None or not group.vdso:
+            raise Unsavable(f"task {t.tid} has no vDSO of ours, in which it could be asked for its alternate stack")
+        at = self._image.trampoline(group.vdso)
+        regs = self._regs.load(t.host)
+        before = self._regs.copy()
+        mask = pt.get_sigmask(t.host)
+        scratch = (regs.rsp - _RED_ZONE - 256) & ~15
+        try:
+            kept = t.memory.read(scratch, 32)
+        except OSError:
+            raise Unsavable(f"task {t.tid} has no stack") from None
+        pt.set_sigmask(t.host, pt.U64)
+        try:
+            single(t.host, at, _SIGALTSTACK, 0, scratch)
+            altstack = t.memory.read(scratch, 24)
+            single(t.host, at, _PRCTL, _PR_GET_TID_ADDRESS, scratch)
+            (clear_tid,) = struct.unpack("<Q", t.memory.read(scratch, 8))
+        finally:
+            t.memory.write(scratch, kept)
+            self._regs.put(before)
+            self._regs.store(t.host)
+            pt.set_sigmask(t.host, mask)
+            # The registers may say that the host is to begin a call again, which it does after such a stop only.
+            pt.call(pt.PTRACE_INTERRUPT, t.host)
+            pt.cont(t.host)
+            status = pt.wait_one(t.host)
+            if status & 0xFF != 0x7F:
+                self._engine.deferred.append((t.host, status, pt.last_rusage()))
+                raise Gone(t.tid)
+            if status >> 16 != pt.EVENT_STOP:
+                raise OSError(0, f"task {t.tid}: unexpected stop {status:#x}")
+        return altstack, clear_tid
+
+
+def _state(t: Tracee) -> int:
+    return _bytes(f"/proc/{t.host}/stat").rpartition(b")")[2].split()[0][0]
+
+
+def _bytes(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except (FileNotFoundError, ProcessLookupError):
+        raise Gone(path) from None
+
+
+def _text(path: str) -> str:
+    return _bytes(path).decode().strip()
+
+
+def _fields(path: str) -> dict[str, str]:
+    """A file of lines NAME: VALUE."""
+    lines = (line.partition(":") for line in _bytes(path).decode(errors="replace").splitlines())
+    return {name: value.strip() for name, _, value in lines}
+
+
+def _robust_list(host: int) -> tuple[int, int]:
+    head, length = ctypes.c_ulong(), ctypes.c_ulong()
+    if _libc.syscall(_GET_ROBUST_LIST, host, ctypes.byref(head), ctypes.byref(length)):
+        raise OSError(ctypes.get_errno(), "get_robust_list")
+    return head.value, length.value
+
+
+def _rseq(host: int) -> tuple[int, int, int, int]:
+    """(address, length, signature, flags) of its restartable sequences (Linux 5.13); zeros for none."""
+    room = ctypes.create_string_buffer(24)
+    try:
+        pt.call(_PTRACE_GET_RSEQ_CONFIGURATION, host, 24, ctypes.addressof(room))
+    except OSError:
+        return (0, 0, 0, 0)
+    address, size, signature, flags = struct.unpack_from("<QIII", room.raw)
+    return address, size, signature, flags
+
+
+def _timer_slack(host: int) -> int:
+    try:
+        return int(_text(f"/proc/{host}/timerslack_ns"))
+    except (OSError, ValueError):
+        return 50000

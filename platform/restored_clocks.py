@@ -1,0 +1,56 @@
+"""The clocks of a restored sandbox (DESIGN: monotonic never goes back)."""
+
+from __future__ import annotations
+
+import msgspec
+
+from trapline.sentry.kernel.state import ClockState
+
+
+class SavedClocks(msgspec.Struct):
+    """What the sandbox's clocks said at the save, and the host's REALTIME, ns."""
+
+    monotonic: int = 0
+    boottime: int = 0
+    realtime: int = 0
+    host_realtime: int = 0
+
+
+class ClockPlan(msgspec.Struct):
+    """What they say at the restore."""
+
+    monotonic: int
+    boottime: int
+    elapsed: int  # sandbox ns that have passed meanwhile
+
+
+def plan(saved: SavedClocks, state: ClockState, host_realtime: int, continued: bool) -> ClockPlan:
+    """Saved + max(0, real time elapsed), or exactly as saved with `continued` (--clock-continue)."""
+    passed = 0 if continued else max(0, host_realtime - saved.host_realtime)
+    passed = passed * state.rate_num // state.rate_den
+    return ClockPlan(saved.monotonic + passed, saved.boottime + passed, passed)
+
+
+def begin(
+    state: ClockState,
+    planned: ClockPlan,
+    saved: SavedClocks,
+    bases: tuple[int, int, int],
+    host_realtime: int,
+    own_time: bool,
+) -> None:
+    """Relate the clocks to this host's. `bases`: the host's MONOTONIC, BOOTTIME and MONOTONIC_RAW when the sandbox's
+    MONOTONIC (and BOOTTIME) were as planned.
+
+    What the host's clocks stood still for (pause --freeze-clocks) is over: the new time namespace starts right.
+    """
+    state.monotonic_base, boottime_base, state.raw_base = bases
+    state.monotonic_start, state.boottime_start = planned.monotonic, planned.boottime
+    state.frozen = state.boottime_frozen = 0
+    state.boottime_base = boottime_base if own_time else -1
+    if state.rate_num == state.rate_den:
+        realtime = host_realtime + state.realtime_delta
+    else:
+        realtime = saved.realtime + planned.elapsed
+    state.realtime_start = realtime
+    state.boot_realtime = realtime - planned.monotonic

@@ -1,0 +1,227 @@
+"""A sandbox that goes on from an image: its session, from the seed's first stop until all tasks are guests again."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from trapline.platform import (
+    injection,
+    pokes,
+    restore_files,
+    restore_memory,
+    restore_shared,
+    restore_tasks,
+    restored_clocks,
+)
+from trapline.platform import ptrace_calls as pt
+from trapline.platform.injection import Injection, Workspace, await_trap
+from trapline.platform.namespaces import SetupError
+from trapline.platform.notifications import Listener
+from trapline.platform.restore_tree import Tree, kill_all
+from trapline.platform.seccomp import SeccompEngine
+from trapline.platform.seed import Ready
+from trapline.platform.session import Session
+from trapline.platform.tracee import Tracee
+from trapline.platform.vdso_image import VdsoImage
+from trapline.sentry.kernel.signal_send import deliverable
+from trapline.sentry.kernel.state import KernelState
+from trapline.sentry.protocol import Gone
+from trapline.sentry.state.records import ProcessRecord, ThreadRecord
+from trapline.sentry.time.timekeeper import MONOTONIC_RAW
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from trapline.platform.guest_start import Launch
+    from trapline.platform.namespaces import Sandbox
+    from trapline.platform.restored_image import RestoredImage
+    from trapline.sentry.options import DoOptions
+
+_EXIT_GROUP, _CLOSE, _CLOSE_RANGE, _MUNMAP = 231, 3, 436, 11
+_ALL_BUT_TRAP = pt.U64 & ~(1 << signal.SIGTRAP - 1)
+
+
+class RestoredSession(Session):
+    """See the module. `loaded` is the image, checked."""
+
+    def __init__(
+        self,
+        options: DoOptions,
+        sandbox: Sandbox,
+        features: ModuleType,
+        loaded: RestoredImage,
+        launch: Launch,
+    ) -> None:
+        self.loaded = loaded
+        self._ready = Ready(0, {}, 0, {}, {})  # what the seed tells
+        self._users: dict[int, int] = {}  # of each address space: processes that have still to be made
+        self._listeners: list[Listener] = []
+        super().__init__(options, sandbox, features, launch=launch)
+        self.attempts.restore_begins()
+
+    # -- what is otherwise than in a new sandbox
+    def _first_state(self) -> KernelState:
+        state, sandbox = self.loaded.kernel, self.sandbox
+        state.init_uid = os.getuid()
+        state.allowed_cpus = sandbox.cpus
+        raw = self.engine.host_clock(MONOTONIC_RAW) - self.engine.host_monotonic()
+        planned = self.loaded.clocks
+        monotonic = sandbox.monotonic_base + planned.monotonic if sandbox.own_time else self.engine.host_monotonic()
+        boottime = sandbox.boottime_base + planned.boottime
+        restored_clocks.begin(
+            state.clock,
+            planned,
+            self.loaded.saved_clocks,
+            (monotonic, boottime, monotonic + raw),
+            self.engine.host_realtime(),
+            sandbox.own_time,
+        )
+        return state
+
+    def _listen(self, features: ModuleType) -> None:
+        with open(self._started()[0], "rb") as file:
+            file.seek(0)
+            self._ready = msgspec.msgpack.decode(file.read(), type=Ready)
+        if isinstance(self.engine, SeccompEngine):
+            offered = features.Features(self.options.without)
+            self.sync_wake_up = bool(offered.sync_wake_up)
+            self.engine.killable = bool(offered.wait_killable_recv)
+
+    def _image(self) -> VdsoImage:
+        return self.loaded.vdso_image()
+
+    def release(self) -> None:
+        """Everybody goes on."""
+        self.held = False
+
+    def _adopt(self, host: int) -> None:
+        """In place of the first guest's start: SetupError, after which nothing of the sandbox may run."""
+        try:
+            pt.call(pt.PTRACE_SEIZE, host, 0, pt.OPTIONS)
+            self.sandbox.channel.send(b"g")
+            await_trap(host)
+            pt.set_sigmask(host, _ALL_BUT_TRAP)
+        except (Gone, OSError) as error:
+            raise SetupError(f"the first process cannot be traced: {error}") from None
+        root = Injection(host, Workspace(self._ready.base))
+        tree = Tree(self.kernel.state, root, self.kernel.state.root_tgid if self.sandbox.is_init else 1)
+        tree.flags = self.loaded.clone_flags()
+        try:
+            tree.build()
+            self._fill(tree.at)
+        except (OSError, Gone) as error:
+            kill_all(tree.at)
+            raise SetupError(f"the processes cannot be made again: {error}") from None
+        self.attempts.restored()
+        self.attempts.loaded()
+
+    # -- processes
+    def _fill(self, at: dict[int, Injection]) -> None:
+        image = self.loaded.image
+        living = [record for record in image.processes if record.zombie < 0]
+        self._memory(at, living)
+        guests: list[tuple[Tracee, ThreadRecord]] = []
+        # A child that shares its parent's memory comes first: the last of them unmaps the workspace.
+        for record in reversed(living):
+            guests += self._one(at[record.tgid], record)
+        for record in image.processes:
+            if record.zombie >= 0:
+                self._die(at[record.tgid], record)
+        for tracee, thread in guests:
+            self._set_going(tracee, thread)
+        self._after(guests)
+
+    def _memory(self, at: dict[int, Injection], living: list[ProcessRecord]) -> None:
+        """Map and load each address space, in one of the processes that have it."""
+        loaded, ready, image = self.loaded, self._ready, self.loaded.image
+        workspace = ready.base, injection.SIZE
+        taken = [workspace, *ready.vdso.values()]
+        scratch = restore_memory.find_gap(image.spaces.values(), 16 << 20, taken)
+        leader = None
+        for record in living:
+            self._users[record.space] = self._users.get(record.space, 0) + 1
+            if self._users[record.space] > 1:
+                continue
+            leader = at[record.tgid]
+            space = image.spaces[record.space]
+            restored = restore_memory.SpaceRestore(
+                space, loaded.of(f"s{record.space}"), ready.shared, ready.vdso, workspace, scratch
+            ).with_objects(image.shared)
+            leader.run(restored.map())
+            calls, sizes = restored.load()
+            if leader.run(calls) != sizes:
+                raise SetupError(f"the pages of process {record.tgid} cannot be loaded")
+            leader.run(restored.finish())
+        if leader is not None:
+            leader.run(restore_shared.late_seals(image, ready.shared))
+
+    def _one(self, leader: Injection, record: ProcessRecord) -> list[tuple[Tracee, ThreadRecord]]:
+        loaded, engine, state, ready = self.loaded, self.engine, self.kernel.state, self._ready
+        image, group = loaded.image, state.groups[record.tgid]
+        leader.run([(_CLOSE_RANGE, 0, ready.first - 1, 0)])
+        leader.run(restore_tasks.directory_calls(image.directories[record.directory]))
+        leader.run(restore_files.place(image, record.table, ready.pool))
+        leader.run([(_CLOSE_RANGE, ready.first, 0xFFFFFFFF, 0)])
+        threads = restore_tasks.make_threads(leader, record)
+        allowed = os.sched_getaffinity(self.sandbox.init_pid)
+        for made, thread in zip(threads, record.threads, strict=True):
+            pt.set_sigmask(made.host, _ALL_BUT_TRAP)
+            made.run(restore_tasks.thread_calls(thread))
+            restore_tasks.schedule(made.host, thread, allowed)
+        leader.run(restore_tasks.disposition_calls(group.actions))
+        restore_tasks.set_limits(leader.host, record)
+        listening = isinstance(engine, SeccompEngine)
+        flags = restore_tasks.filter_flags(listening, self.launch.killable, len(threads))
+        at = loaded.syscall_instruction(group)
+        number = restore_tasks.become_guest(leader, at, group.actions, self.launch.program, flags)
+        tracees = []
+        for made, thread in zip(threads, record.threads, strict=True):
+            tracee = Tracee(made.host, leader.host, thread.tid, state.tasks[thread.tid])
+            engine.add(tracee)
+            tracees.append((tracee, thread))
+        if number >= 0:
+            listener = Listener(engine.descriptor(record.tgid, number), self.sync_wake_up)
+            injection.single(leader.host, at, _CLOSE, number)
+            self._listeners.append(listener)
+            for tracee, _ in tracees:
+                tracee.listener = listener
+        self._users[record.space] -= 1
+        if not self._users[record.space]:
+            injection.single(leader.host, at, _MUNMAP, ready.base, injection.SIZE)
+        return tracees
+
+    def _die(self, leader: Injection, record: ProcessRecord) -> None:
+        """A zombie that its parent has still to wait for."""
+        status = record.zombie
+        if status & 0x7F:
+            pt.set_sigmask(leader.host, 0)
+            pt.cont(leader.host, status & 0x7F)
+        else:
+            leader.start([(_EXIT_GROUP, status >> 8 & 0xFF)])
+        while pt.wait_one(leader.host) & 0xFF == 0x7F:
+            pt.cont(leader.host, status & 0x7F)
+
+    def _set_going(self, t: Tracee, thread: ThreadRecord) -> None:
+        restore_tasks.go_on_from(t.host, thread)
+        if thread.holds_for:
+            child = self.engine.by_tid.get(thread.holds_for)
+            if child is not None:
+                t.holding, child.holder = child, t
+
+    def _after(self, guests: list[tuple[Tracee, ThreadRecord]]) -> None:
+        """Tasks and state are there: time goes on, and what was pending is delivered."""
+        for listener in self._listeners:
+            self.pump.listen(listener)
+        self.kernel.clocks.resume()
+        for t, _ in guests:
+            task = t.task
+            assert task is not None
+            if t.holding is not None:
+                continue
+            pt.cont(t.host)
+            if deliverable(self.kernel.group(task), task):
+                pokes.poke_again(self.engine, t)
