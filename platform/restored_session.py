@@ -62,6 +62,7 @@ class RestoredSession(Session):
         self._users: dict[int, int] = {}  # of each address space: processes that have still to be made
         self._listeners: list[Listener] = []
         super().__init__(options, sandbox, features, launch=launch)
+        self.attempts.restore_begins()
 
     # -- what is otherwise than in a new sandbox
     def _first_state(self) -> KernelState:
@@ -116,6 +117,8 @@ class RestoredSession(Session):
         except (OSError, Gone) as error:
             kill_all(tree.at)
             raise SetupError(f"the processes cannot be made again: {error}") from None
+        self.attempts.restored()
+        self.attempts.loaded()
 
     # -- processes
     def _fill(self, at: dict[int, Injection]) -> None:
