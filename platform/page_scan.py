@@ -64,6 +64,14 @@ class PageScan:
             if not kind
         )
 
+    def first(self, start: int, end: int) -> int:
+        """Address of the first page that is in memory or swapped out and neither a file's nor zero; -1 for none.
+        OSError."""
+        if not self.scans:
+            return next((a for a, _ in self._own_by_pagemap(start, end)), -1)
+        found = self.scan(start, end, FILE | ZERO, FILE | ZERO, PRESENT | SWAPPED, self._guard, most=1)
+        return next((a for a, _, kind in found if not kind), -1)
+
     def guarded(self, start: int, end: int) -> list[Range]:
         """Guard pages (madvise(2), MADV_GUARD_INSTALL, Linux 6.13). OSError."""
         if self.scans and self._guard:
@@ -77,14 +85,23 @@ class PageScan:
         return GUARD if _knows_guards(self) else 0
 
     def scan(
-        self, start: int, end: int, inverted: int, mask: int, any_of: int, returned: int, flags: int = 0
+        self,
+        start: int,
+        end: int,
+        inverted: int,
+        mask: int,
+        any_of: int,
+        returned: int,
+        flags: int = 0,
+        most: int = 0,
     ) -> Iterator[tuple[int, int, int]]:
         """PAGEMAP_SCAN: (start, end, categories) of what has all of `mask` (those in `inverted` negated) and any of
-        `any_of`. OSError: EPERM with CHECK_WPASYNC where a mapping is not tracked."""
+        `any_of`; `most` pages of it at a time, where that is not 0. OSError: EPERM with CHECK_WPASYNC where a mapping
+        is not tracked."""
         vector, at = self._vector, ctypes.addressof(self._vector)
         while start < end:
             _ARGUMENT.pack_into(
-                self._argument, 0, 96, flags, start, end, 0, at, _VECTOR, 0, inverted, mask, any_of, returned
+                self._argument, 0, 96, flags, start, end, 0, at, _VECTOR, most, inverted, mask, any_of, returned
             )
             count = _libc.ioctl(self._file, ctypes.c_ulong(_PAGEMAP_SCAN), self._argument)
             if count < 0:
