@@ -46,13 +46,14 @@ def private_pages(host: int, space: AddressSpace) -> list[Range]:
     found: list[Range] = []
     with PageScan(host) as scan:
         for mapping in space.mappings:
-            if _has_pages(mapping):
+            if has_pages(mapping):
                 ranges = scan.own(mapping.start, mapping.end)
                 found += without(ranges, mapping.guards) if mapping.guards else ranges
     return merged(found)
 
 
-def _has_pages(mapping: Mapping) -> bool:
+def has_pages(mapping: Mapping) -> bool:
+    """Whether a mapping may hold pages of its own."""
     return not mapping.shared and mapping.kind in ("anonymous", "file", "shared") and "dp" not in mapping.flags
 
 

@@ -81,6 +81,11 @@ class PageScan:
         return list(self._ranges(start, end, _PM_GUARD))
 
     @property
+    def knows_guards(self) -> bool:
+        """Whether this kernel tells guard pages from others."""
+        return _knows_guards(self)
+
+    @property
     def _guard(self) -> int:
         return GUARD if _knows_guards(self) else 0
 
@@ -109,8 +114,12 @@ class PageScan:
                 if number == errno.EINTR:
                     continue
                 raise OSError(number, f"PAGEMAP_SCAN: {os.strerror(number)}")
-            yield from _REGION.iter_unpack(vector.raw[: count * _REGION.size])
+            regions = list(_REGION.iter_unpack(vector.raw[: count * _REGION.size]))
+            yield from regions
             walked = _ARGUMENT.unpack(self._argument.raw)[4]
+            if regions:
+                # Linux 6.18 may say that it came to the beginning of the last region only.
+                walked = max(walked, regions[-1][1])
             if walked <= start:
                 return
             start = walked

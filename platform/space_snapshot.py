@@ -90,8 +90,8 @@ def _has_locked(host: int) -> bool:
 
 
 def reap_running(engine: Engine, t: Tracee, at: int, pid: int) -> bool:
-    """Stop a running guest's thread for 0.1 ms to reap the guest's copy; False where it is in a job-control stop, and has
-    to be asked again later. Gone; OSError."""
+    """Stop a running guest's thread for 0.1 ms to reap the guest's copy; False where it is in a job-control stop, and
+    has to be asked again later. Gone; OSError."""
     while not t.listening:
         engine.interrupt(t)
         status = pt.wait_one(t.host)
