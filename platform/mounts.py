@@ -51,6 +51,8 @@ SYSTEM_TREES = (
 )  # fmt: skip
 SYSTEM_DIRECTORIES = ("/", "/home", "/media", "/mnt", "/opt", "/run", "/srv", "/var")
 PROJECTS_IN_SYSTEM_TREES = ("/usr/src", "/usr/local/src")
+CHECKPOINT_PLACE = "/run/trapline"
+CHECKPOINT_FILES = ("checkpoint", "outcome")
 COPY_LIMIT = 1 << 20  # bytes; larger files that are mount points are bound read-only
 
 _ST_FLAGS = (
@@ -63,8 +65,8 @@ class Plan:
     """What to build. Paths are absolute; those of `volumes` are (host, guest, read-only)."""
 
     __slots__ = (
-        "bundle", "cpus", "is_init", "notes", "overlay", "own_group", "own_terminal", "privileged", "shared", "source",
-        "stage", "terminal", "terminal_shown", "terminals", "upper_count", "volumes", "window",
+        "bundle", "checkpoint_files", "cpus", "is_init", "notes", "overlay", "own_group", "own_terminal", "privileged",
+        "shared", "source", "stage", "terminal", "terminal_shown", "terminals", "upper_count", "volumes", "window",
     )  # fmt: skip
 
     def __init__(
@@ -91,6 +93,7 @@ class Plan:
         self.privileged = privileged  # not inside a user namespace of our own
         self.is_init = False  # the first guest is pid 1, rather than a stub's child
         self.bundle: DoOptions | None = None  # has mounts and the like of its own (bundle_mounts.py)
+        self.checkpoint_files = False  # those by which programs ask for checkpoints (checkpoint_file.py)
         self.cpus: list[int] = []  # show these CPUs only; empty: all
         self.notes: list[str] = []  # what came out differently than one may expect
         self.upper_count = 0
@@ -170,10 +173,22 @@ def build(plan: Plan) -> None:
         from trapline.platform import bundle_mounts
 
         bundle_mounts.make(plan.bundle, sources)
+    if plan.checkpoint_files:
+        _checkpoint_files()
     calls.umount(".", calls.MNT_DETACH)
     if plan.overlay and not plan.privileged and points:
         os.chmod("/", 0o555)  # a stand-in for a directory that is not the caller's
     os.chdir("/")
+
+
+def _checkpoint_files() -> None:
+    """Two FIFOs in a directory of their own, in which nothing else can be made or taken away."""
+    os.makedirs(CHECKPOINT_PLACE, 0o755, exist_ok=True)
+    mount("trapline", CHECKPOINT_PLACE, "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, "mode=755")
+    for name in CHECKPOINT_FILES:
+        os.mkfifo(f"{CHECKPOINT_PLACE}/{name}", 0o666)
+        os.chmod(f"{CHECKPOINT_PLACE}/{name}", 0o666)  # mkfifo was subject to the umask
+    make_read_only(CHECKPOINT_PLACE)
 
 
 def _bundle_sources(bundle: DoOptions | None) -> list[tuple[Mount, int]]:

@@ -260,6 +260,7 @@ def start(
         privileged=privileged(),
     )
     plan.is_init = is_init
+    plan.checkpoint_files = options.checkpoint_dir is not None
     if any((options.mounts, options.devices, options.masked, options.read_only, options.read_only_root)):
         plan.bundle = options
     if options.tty:

@@ -59,7 +59,8 @@ class Tree:
         self._init = init
         self.at: dict[int, Injection] = {self._root: root}
         #: The session that a process is in at the moment, 0 for the one that the root was born into.
-        self._session: dict[int, int] = {self._root: 0}
+        #: A pid 1 has led one since before it was the seed.
+        self._session: dict[int, int] = {self._root: init if init == self._root else 0}
         self._parent: dict[int, int] = {}
         ids = {tid for group in state.groups.values() for tid in (group.tgid, group.pgid, group.sid, *group.threads)}
         self._used = ids
@@ -86,7 +87,7 @@ class Tree:
         early = [c for c in children if leads and self._wanted(c) == here and here != group.sid]
         for child in early:
             self._make(tgid, child)
-        if leads:
+        if leads and here != tgid:
             self.at[tgid].run([(_SETSID,)])
             self._session[tgid] = tgid
         for child in children:

@@ -29,6 +29,7 @@ VERBS = {
     "list": ("list", "List the sandboxes."),
     "ps": ("ps", "List the processes of a running sandbox."),
     "events": ("events", "Print what a sandbox uses, as JSON."),
+    "statefile": ("statefile", "Print what the image of a checkpoint holds."),
     "spec": ("bundle", "Write a config.json for an OCI bundle."),
     "features": ("bundle", "Print what of OCI bundles is supported, as JSON."),
     "compare": ("compare", "Run programs natively and in a sandbox, and compare what they do."),

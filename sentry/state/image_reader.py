@@ -123,13 +123,16 @@ class ImageReader:
             raise self._wrong(name, f"there is no compression {found.compression}")
         if found.page_size != PAGE:
             raise self._wrong(name, f"it is of a machine with pages of {found.page_size} bytes")
+        for field in manifest.NUMBERS:
+            if not 0 <= getattr(found, field) < 1 << 63:
+                raise self._wrong(name, f"{field} is out of range")
         for needed in (manifest.KERNEL, manifest.GUESTS, manifest.META, manifest.PAGES[found.compression]):
             if needed not in found.files:
                 raise self._wrong(name, f"it does not name {needed}")
         for file, facts in found.files.items():
             if not image_names.is_good(file) or file == name:
                 raise self._wrong(name, f"it names a file that cannot be part of an image: {file}")
-            if facts.size < 0:
+            if not 0 <= facts.size < 1 << 63:
                 raise self._wrong(name, f"{file} cannot have {facts.size} bytes")
 
     def _open_file(self, name: str) -> int:

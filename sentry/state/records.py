@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import msgspec
 
+from trapline.sentry.state.files import AnyFile, Descriptor, Pipe, RecordLock, Socket, Terminal
+
 
 class Mapping(msgspec.Struct):
     """One mapping (mmap(2), proc_pid_maps(5))."""
@@ -129,29 +131,6 @@ class Directories(msgspec.Struct):
     umask: int
 
 
-class Descriptor(msgspec.Struct):
-    """One entry of a table."""
-
-    file: int
-    close_on_exec: bool = False
-
-
-class OpenFile(msgspec.Struct, tag_field="kind", tag="path"):
-    """One open file description: a file or directory by its path, as the sandbox's root shows it."""
-
-    flags: int  # F_GETFL
-    path: str = ""
-    position: int = 0
-    owner: tuple[int, int] = (0, 0)  # F_GETOWN_EX
-    signal: int = 0  # F_GETSIG
-    ghost: str = ""  # key, where it has no name any more
-    device: int = 0
-    inode: int = 0
-
-
-AnyFile = OpenFile  # the union of all kinds of descriptions; files.py extends it
-
-
 class Image(msgspec.Struct):
     """All of it but pages, kernel state and the sandbox's own files."""
 
@@ -161,6 +140,10 @@ class Image(msgspec.Struct):
     processes: list[ProcessRecord] = []  # in the order of their ids
     tables: dict[int, dict[int, Descriptor]] = {}
     files: dict[int, AnyFile] = {}  # open file descriptions
+    pipes: dict[int, Pipe] = {}
+    sockets: dict[int, Socket] = {}
+    terminals: dict[int, Terminal] = {}
+    locks: dict[int, list[RecordLock]] = {}  # by table
     directories: dict[int, Directories] = {}
     vdso: bytes = b""  # our image as guests have it mapped, without the parameter page
     vdso_host: list[tuple[int, int]] = []  # what of the host's was moved below it: offset, length

@@ -1,0 +1,435 @@
+"""A program that makes descriptors of one kind, and tells later what it finds in them.
+
+    descriptor_kinds.py make KIND            make them, print a line, wait for a line, print what is found (JSON)
+    descriptor_kinds.py restore KIND IMAGE   take them from a checkpoint's record, and print what is found
+
+What both print must be equal: whether a process's descriptors were looked at, or made again, it finds the same.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import json
+import os
+import select
+import signal
+import struct
+import sys
+import time
+from collections.abc import Callable
+
+FIRST = 20  # number of the first descriptor that a kind makes
+Numbers = list[int]
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def place(*made: int) -> Numbers:
+    """Move descriptors to FIRST and on."""
+    high = [fcntl.fcntl(fd, fcntl.F_DUPFD, 300) for fd in made]
+    for fd in made:
+        os.close(fd)
+    for index, fd in enumerate(high):
+        os.dup2(fd, FIRST + index)
+        os.close(fd)
+    return [FIRST + index for index in range(len(made))]
+
+
+def common(fd: int) -> list[object]:
+    """What every descriptor has."""
+    status = os.fstat(fd)
+    return [
+        fcntl.fcntl(fd, fcntl.F_GETFL),
+        fcntl.fcntl(fd, fcntl.F_GETFD),
+        fcntl.fcntl(fd, 10),  # F_GETSIG
+        status.st_mode,
+    ]
+
+
+def read_all(fd: int, size: int = 1 << 20) -> list[str]:
+    """What can be read now, read by read."""
+    os.set_blocking(fd, False)
+    found = []
+    while True:
+        try:
+            data = os.read(fd, size)
+        except OSError as error:
+            found.append(errno.errorcode[error.errno or 0])
+            return found
+        found.append(data.hex() if len(data) < 100 else f"{len(data)}:{hash_of(data)}")
+        if not data:
+            return found
+
+
+def hash_of(data: bytes) -> str:
+    import hashlib
+
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+# -- files
+def make_files(work: str) -> Numbers:
+    with open("file", "wb") as f:
+        f.write(bytes(range(256)))
+    one = os.open("file", os.O_RDWR | os.O_APPEND)
+    os.lseek(one, 100, os.SEEK_SET)
+    copy = os.dup(one)
+    two = os.open("file", os.O_RDONLY | os.O_NONBLOCK)
+    directory = os.open(".", os.O_RDONLY | os.O_DIRECTORY)
+    path = os.open("file", os.O_PATH)
+    os.symlink("file", "link")
+    link = os.open("link", os.O_PATH | os.O_NOFOLLOW)
+    with open("gone", "wb") as f:
+        f.write(b"deleted " * 1000)
+    gone = os.open("gone", os.O_RDWR)
+    gone_again = os.open("gone", os.O_RDONLY)
+    os.lseek(gone, 7990, os.SEEK_SET)
+    os.unlink("gone")
+    temporary = os.open(".", os.O_TMPFILE | os.O_RDWR, 0o640)
+    os.write(temporary, b"never had a name")
+    os.mkdir("was")
+    dead = os.open("was", os.O_RDONLY)
+    os.rmdir("was")
+    os.rename("file", "renamed")
+    os.write(os.open("odd\udcff\n name", os.O_CREAT | os.O_WRONLY), b"x")
+    odd = os.open("odd\udcff\n name", os.O_RDONLY)
+    made = place(one, copy, two, directory, path, link, gone, gone_again, temporary, dead, odd)
+    fcntl.fcntl(made[0], fcntl.F_SETFD, fcntl.FD_CLOEXEC)
+    return made
+
+
+def report_files(fds: Numbers) -> object:
+    one, copy, two, directory, path, link, gone, gone_again, temporary, dead, odd = fds
+    found: list[object] = [common(fd) if fd not in (path, link) else fcntl.fcntl(fd, fcntl.F_GETFL) for fd in fds]
+    found.append([os.lseek(fd, 0, os.SEEK_CUR) for fd in (one, copy, two, gone, gone_again, temporary)])
+    os.lseek(one, 33, os.SEEK_SET)
+    found.append([os.lseek(copy, 0, os.SEEK_CUR), os.lseek(two, 0, os.SEEK_CUR)])
+    found.append(sorted(os.listdir(directory)))
+    found.append(os.readlink("", dir_fd=link))
+    found.append(os.pread(gone_again, 9000, 0).hex())
+    os.pwrite(gone, b"DELETED", 0)
+    found.append(os.pread(gone_again, 16, 0).hex())
+    found.append([os.fstat(fd).st_nlink for fd in (gone, gone_again, temporary, dead)])
+    found.append(os.pread(temporary, 100, 0).hex())
+    found.append([os.readlink(f"/proc/self/fd/{fd}") for fd in (one, gone)])
+    found.append(os.read(odd, 10).hex())
+    return found
+
+
+def make_devices(work: str) -> Numbers:
+    return place(*[os.open("/dev/" + n, os.O_RDWR) for n in ("null", "zero", "full", "urandom")])
+
+
+def report_devices(fds: Numbers) -> object:
+    found: list[object] = [common(fd) for fd in fds]
+    try:
+        os.write(fds[2], b"x")
+    except OSError as error:
+        found.append(error.errno)
+    return [*found, os.read(fds[0], 9).hex(), os.read(fds[1], 9).hex(), len(os.read(fds[3], 9)), *links(fds)]
+
+
+def links(fds: Numbers) -> list[str]:
+    return [os.readlink(f"/proc/self/fd/{fd}") for fd in fds]
+
+
+# -- pipes
+def make_pipes(work: str) -> Numbers:
+    r, w = os.pipe()
+    os.write(w, b"in the pipe")
+    full_r, full_w = os.pipe()
+    fcntl.fcntl(full_w, 1031, 4096 * 64)
+    os.set_blocking(full_w, False)
+    os.write(full_w, os.urandom(1 << 20))
+    packet_r, packet_w = os.pipe2(os.O_DIRECT)
+    for text in (b"one", b"two and", b"three"):
+        os.write(packet_w, text)
+    closed_r, closed_w = os.pipe()
+    os.write(closed_w, b"the last words")
+    os.close(closed_w)
+    broken_r, broken_w = os.pipe()
+    os.close(broken_r)
+    os.mkfifo("fifo")
+    fifo_r = os.open("fifo", os.O_RDONLY | os.O_NONBLOCK)
+    fifo_w = os.open("fifo", os.O_WRONLY)
+    fifo_rw = os.open("fifo", os.O_RDWR)
+    os.write(fifo_w, b"by name")
+    again = os.open(f"/proc/self/fd/{w}", os.O_WRONLY | os.O_NONBLOCK)
+    made = place(r, w, full_r, full_w, packet_r, packet_w, closed_r, broken_w, fifo_r, fifo_w, fifo_rw, again)
+    fcntl.fcntl(made[0], 10, signal.SIGUSR1)  # F_SETSIG
+    fcntl.fcntl(made[0], fcntl.F_SETOWN, os.getpid())
+    return made
+
+
+def report_pipes(fds: Numbers) -> object:
+    r, w, full_r, _, packet_r, _, closed_r, broken_w, fifo_r, fifo_w, fifo_rw, again = fds
+    found: list[object] = [common(fd) for fd in fds]
+    found.append([fcntl.fcntl(fd, 1032) for fd in (r, full_r)])
+    found.append(fcntl.fcntl(r, fcntl.F_GETOWN))
+    os.write(w, b" and more")
+    os.write(again, b" again")
+    os.write(fifo_w, b" more")
+    found.append(os.fstat(fifo_r).st_ino == os.fstat(fifo_w).st_ino == os.fstat(fifo_rw).st_ino)
+    found.append(os.path.basename(os.readlink(f"/proc/self/fd/{fifo_w}")))
+    for fd in (r, full_r, packet_r, closed_r, fifo_r):
+        found.append(read_all(fd))
+    try:
+        os.write(broken_w, b"x")
+    except OSError as error:
+        found.append(error.errno)
+    os.close(w)
+    os.close(again)
+    found.append(read_all(r))
+    return found
+
+
+# -- without files
+def poll_of(fd: int) -> select.epoll:
+    """An object that closes no more than its own duplicate."""
+    return select.epoll.fromfd(os.dup(fd))
+
+
+def make_counters(work: str) -> Numbers:
+    one = os.eventfd(7)
+    two = os.eventfd(3, os.EFD_SEMAPHORE | os.EFD_NONBLOCK)
+    mask = (1 << (signal.SIGUSR1 - 1)).to_bytes(8, "little")
+    signals = libc.signalfd(-1, mask, os.O_NONBLOCK)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+    timer = libc.timerfd_create(time.CLOCK_MONOTONIC, os.O_NONBLOCK)
+    libc.timerfd_settime(timer, 0, struct.pack("qqqq", 1000, 0, 500, 0), None)
+    passed = libc.timerfd_create(time.CLOCK_REALTIME, os.O_NONBLOCK)
+    libc.timerfd_settime(passed, 1, struct.pack("qqqq", 0, 0, 1, 0), None)
+    periodic = libc.timerfd_create(time.CLOCK_REALTIME, os.O_NONBLOCK)
+    now = int(time.time())
+    libc.timerfd_settime(periodic, 3, struct.pack("qqqq", 100, 0, now - 250, 0), None)
+    disarmed = libc.timerfd_create(time.CLOCK_BOOTTIME, 0)
+    many = [os.eventfd(n) for n in range(100)]
+    return place(one, two, signals, timer, passed, periodic, disarmed, *many)
+
+
+def left_of(fd: int) -> tuple[int, int]:
+    old = ctypes.create_string_buffer(32)
+    libc.timerfd_gettime(fd, old)
+    interval, _, seconds, _ = struct.unpack("qqqq", old.raw)
+    return interval, (seconds + 5) // 10  # what a capture takes is no difference
+
+
+def report_counters(fds: Numbers) -> object:
+    one, two, signals, timer, passed, periodic, disarmed, *many = fds
+    found: list[object] = [common(fd) for fd in fds]
+    found.append([left_of(fd) for fd in (timer, passed, periodic, disarmed)])
+    found.append([read_all(fd, 8) for fd in (one, two, timer, passed, periodic)])
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+    os.kill(os.getpid(), signal.SIGUSR1)
+    found.append(struct.unpack_from("I", os.read(signals, 128))[0])
+    found.append([os.eventfd_read(fd) for fd in many if fd != many[0]])
+    return found
+
+
+def make_polls(work: str) -> Numbers:
+    poll = libc.epoll_create1(0)
+    r, w = os.pipe()
+    quiet_r, quiet_w = os.pipe()
+    (poll, r, w, quiet_r, quiet_w, hidden) = place(poll, r, w, quiet_r, quiet_w, os.eventfd(1))
+    e = poll_of(poll)
+    e.register(r, select.EPOLLIN | select.EPOLLET)
+    e.register(w, select.EPOLLOUT | select.EPOLLONESHOT)
+    e.register(quiet_r, select.EPOLLIN)
+    os.write(w, b"x")
+    e.poll(0)  # reports r's edge, and switches w off
+    moved = os.dup(hidden)
+    e.register(hidden, select.EPOLLIN | select.EPOLLONESHOT)
+    e.poll(0)
+    e.modify(hidden, select.EPOLLOUT | select.EPOLLONESHOT)
+    e.poll(0)
+    outer = libc.epoll_create1(0)
+    o = poll_of(outer)
+    o.register(poll, select.EPOLLIN)
+    os.dup2(moved, 90)
+    os.close(moved)
+    os.close(hidden)  # the set has it as `hidden` still
+    os.dup2(outer, 91)
+    os.close(outer)
+    return [poll, r, w, quiet_r, quiet_w, 90, 91]
+
+
+def report_polls(fds: Numbers) -> object:
+    poll, r, w, quiet_r, quiet_w, _, outer = fds
+    e, o = poll_of(poll), poll_of(outer)
+    found: list[object] = [common(fd) for fd in fds]
+    found.append(sorted(e.poll(0)))
+    found.append(sorted(o.poll(0)))
+    os.write(quiet_w, b"y")
+    found.append(sorted(e.poll(0)))
+    found.append(sorted(o.poll(0)))
+    os.write(w, b"another edge")
+    found.append(sorted(e.poll(0)))
+    e.modify(w, select.EPOLLOUT)
+    found.append(sorted(e.poll(0)))
+    e.unregister(quiet_r)
+    try:
+        e.register(r, select.EPOLLIN)
+    except FileExistsError:
+        found.append("exists")
+    found.append(sorted(e.poll(0)))
+    return found
+
+
+def make_watches(work: str) -> Numbers:
+    os.mkdir("watched")
+    with open("watched/file", "w"):
+        pass
+    fd = libc.inotify_init1(os.O_NONBLOCK)
+    libc.inotify_add_watch(fd, b"watched", 0x100 | 0x200)  # IN_CREATE | IN_DELETE
+    unused = libc.inotify_add_watch(fd, b"/", 0x100)
+    libc.inotify_rm_watch(fd, unused)
+    libc.inotify_add_watch(fd, b"watched/file", 0x2)
+    os.read(fd, 4096)
+    return place(fd)
+
+
+def report_watches(fds: Numbers) -> object:
+    found: list[object] = [common(fds[0]), read_all(fds[0])]
+    with open("watched/new", "w"):
+        pass
+    os.unlink("watched/new")
+    with open("watched/file", "w") as f:
+        f.write("x")
+    return [*found, read_all(fds[0])]
+
+
+def make_memory(work: str) -> Numbers:
+    one = os.memfd_create("name of it", os.MFD_ALLOW_SEALING)
+    os.write(one, b"content" * 1000)
+    fcntl.fcntl(one, 1033, 2 | 4)  # F_SEAL_SHRINK | F_SEAL_GROW
+    read_only = os.open(f"/proc/self/fd/{one}", os.O_RDONLY)
+    return place(one, read_only)
+
+
+def report_memory(fds: Numbers) -> object:
+    one, read_only = fds
+    found: list[object] = [common(fd) for fd in fds]
+    found.append([os.lseek(fd, 0, os.SEEK_CUR) for fd in fds])
+    found.append(links(fds))
+    os.pwrite(one, b"CONTENT", 0)
+    found.append(hash_of(os.pread(read_only, 10000, 0)))
+    found.append(fcntl.fcntl(one, 1034))
+    return found
+
+
+def make_processes(work: str) -> Numbers:
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    dead = os.pidfd_open(child)
+    os.waitpid(child, 0)
+    own = os.pidfd_open(os.getpid(), os.O_NONBLOCK)
+    status = os.open("/proc/self/status", os.O_RDONLY)
+    os.read(status, 5)
+    made = place(dead, own, status)
+    poll = select.epoll()
+    poll.register(made[1], select.EPOLLIN, )
+    poll.register(made[0], select.EPOLLIN)
+    os.dup2(poll.fileno(), 40)
+    return [*made, 40]
+
+
+def report_processes(fds: Numbers) -> object:
+    dead, own, status, poll = fds
+    found: list[object] = [common(fd) for fd in fds]
+    try:
+        signal.pidfd_send_signal(dead, 0)
+    except OSError as error:
+        found.append(error.errno)
+    signal.pidfd_send_signal(own, 0)
+    found.append(os.read(status, 7).decode())
+    found.append(sorted(poll_of(poll).poll(0)))
+    with open(f"/proc/self/fdinfo/{poll}") as f:
+        found.append(sorted(line.split()[1] for line in f if line.startswith("tfd")))
+    return found
+
+
+def make_locks(work: str) -> Numbers:
+    with open("locked", "wb") as f:
+        f.write(bytes(100))
+    flocked = os.open("locked", os.O_RDWR)
+    fcntl.flock(flocked, fcntl.LOCK_SH)
+    with open("recorded", "wb") as f:
+        f.write(bytes(100))
+    posix = os.open("recorded", os.O_RDWR)
+    fcntl.lockf(posix, fcntl.LOCK_EX, 10, 20)
+    fcntl.lockf(posix, fcntl.LOCK_SH, 0, 50)
+    with open("of_file", "wb") as f:
+        f.write(bytes(100))
+    own = os.open("of_file", os.O_RDWR)
+    fcntl.fcntl(own, 37, struct.pack("hhxxxxqqixxxx", fcntl.F_WRLCK, 0, 5, 6, 0))  # F_OFD_SETLK
+    return place(flocked, posix, own)
+
+
+def report_locks(fds: Numbers) -> object:
+    found = []
+    for fd in fds:
+        with open(f"/proc/self/fdinfo/{fd}") as f:
+            lines = [line.split()[2:5] + line.split()[7:] for line in f if line.startswith("lock:")]
+        found.append(sorted(lines))
+    return found
+
+
+Kind = tuple[Callable[[str], Numbers], Callable[[Numbers], object]]
+KINDS: dict[str, Kind] = {
+    name.removeprefix("make_"): (make, globals()["report_" + name.removeprefix("make_")])
+    for name, make in list(globals().items())
+    if name.startswith("make_")
+}
+
+
+def execute(calls: list[object]) -> None:
+    """Make the calls that are meant for a restored process."""
+    for call in calls:
+        arguments: list[object] = []
+        for argument in call:  # type: ignore[attr-defined]
+            arguments.append(ctypes.c_long(argument) if isinstance(argument, int) else argument.value)
+        if libc.syscall(*arguments) < 0:
+            number = ctypes.get_errno()
+            raise OSError(number, f"{call}: {os.strerror(number)}")
+
+
+def restore(path: str, tables: list[int] | None = None) -> None:
+    """Become what the image holds: its first table's process."""
+    import msgspec
+
+    from trapline.platform import restore_files
+    from trapline.sentry.state.records import Image
+
+    with open(path, "rb") as f:
+        image = msgspec.msgpack.decode(f.read(), type=Image)
+    shared: dict[str, int] = {}
+    pool = restore_files.open_pool(
+        image, max(200, restore_files.first_free(image.files, image.tables)),
+        shared=shared, ghosts=lambda key: open(f"{path}.{key}", "rb"),
+    )  # fmt: skip
+    for key, thing in image.shared.items():
+        with open(f"{path}.{key}", "rb") as f:
+            os.pwrite(shared[key], f.read(), 0)
+        del thing
+    restore_files.seal(image, shared)
+    execute(restore_files.place(image, 1, pool))
+
+
+def main() -> None:
+    mode, kind = sys.argv[1:3]
+    make, report = KINDS[kind]
+    if mode == "make":
+        fds = make(os.getcwd())
+        print(json.dumps(fds), flush=True)
+        sys.stdin.readline()
+    else:
+        restore(sys.argv[3])
+        fds = json.loads(sys.argv[4])
+    print(json.dumps(report(fds)), flush=True)
+    sys.stdin.readline()
+
+
+if __name__ == "__main__":
+    main()
