@@ -200,11 +200,16 @@ def without(ranges: list[Range], holes: list[Range]) -> list[Range]:
     return found
 
 
+def available() -> bool:
+    """Whether this kernel has PAGEMAP_SCAN."""
+    with PageScan(os.getpid()) as scan:
+        return scan.scans
+
+
 _probed: dict[str, bool] = {}
 
 
 def _available(scan: PageScan) -> bool:
-    """Whether this kernel has PAGEMAP_SCAN."""
     if "scan" not in _probed:
         try:
             list(scan.scan(0, PAGE, 0, 0, PRESENT, PRESENT))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from trapline.platform import ptrace_calls as pt
 from trapline.platform.capture_memory import Collector, capture_space, complete_space
 from trapline.platform.page_copy import Writer, copy_pages, private_pages
-from trapline.platform.page_scan import merged, without
+from trapline.platform.page_scan import Range, without
 from trapline.platform.snapshot import Snapshot, lost_ranges, reap
 from trapline.sentry.state.records import AddressSpace
 
@@ -36,7 +36,8 @@ class SpaceSnapshot:
         self._collector = collector
         self._owner = owner
         self._who = who
-        self._lost: list[tuple[int, int]] = []
+        self._lost: list[Range] = []
+        self._ranges: list[Range] | None = None
         self._complete = False
         self.space: AddressSpace
         self.copy: Snapshot
@@ -52,14 +53,19 @@ class SpaceSnapshot:
         who: str,
         writer: Writer,
         probed: tuple[int, int] | None = None,
+        ranges: list[Range] | None = None,
     ) -> SpaceSnapshot:
         """While everybody stands still; `guest`, `at`, `init` as for `Snapshot.take`, `owner` and `writer` as for
-        `copy_pages`. Unsavable; Gone; OSError where no copy can be made: it is to be saved in the pause then."""
+        `copy_pages`. `ranges`: what to save, where that is not all. Unsavable; Gone; OSError where no copy can be made:
+        it is to be saved in the pause then."""
         found = cls(guest, collector, owner, who)
         found.space = capture_space(guest, collector, probed, who, complete=False)
         found.copy = Snapshot.take(guest, at, init)
         try:
             found._lost, missing = lost_ranges(guest, found.copy.host)
+            if ranges is not None:
+                found._ranges = without(ranges, sorted(found._lost))
+                found._lost = without(ranges, found._ranges)
             if missing or _has_locked(guest):
                 # A fork does not tell how they are: this takes 14 ms for 1 GiB.
                 complete_space(found.space, guest, collector, who)
@@ -76,7 +82,9 @@ class SpaceSnapshot:
         if not self._complete:
             complete_space(self.space, self.copy.host, self._collector, self._who)
             self._complete = True
-        ranges = without(merged(private_pages(self.copy.host, self.space)), sorted(self._lost))
+        ranges = self._ranges
+        if ranges is None:
+            ranges = without(private_pages(self.copy.host, self.space), sorted(self._lost))
         return self.copy.write(self.space, self._owner, ranges, writer)
 
     def close(self) -> None:

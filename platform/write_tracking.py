@@ -41,6 +41,8 @@ from trapline.platform.snapshot import borrowed
 from trapline.sentry.protocol import Gone
 from trapline.sentry.state.records import AddressSpace, Mapping
 
+DEVICE = "/dev/userfaultfd"
+_NONE: list[Range] = []
 _SOCKETPAIR, _RECVMSG, _IOCTL, _CLOSE = 53, 47, 16, 3
 _USERFAULTFD_IOC_NEW = 0xAA00
 _UFFDIO_API, _UFFDIO_REGISTER = 0xC018AA3F, 0xC020AA00
@@ -67,7 +69,7 @@ class WriteTracking:
     def begin(cls, guest: int, at: int) -> WriteTracking:
         """Of a task at an event stop; `at` is a `syscall` instruction in it. OSError where this host, or the guest's
         limit of descriptors, does not allow it; Gone."""
-        device = os.open("/dev/userfaultfd", os.O_RDWR | os.O_CLOEXEC)
+        device = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
         try:
             with borrowed(guest):
                 descriptor = _make(guest, at, device)
@@ -86,8 +88,8 @@ class WriteTracking:
             self._descriptor = -1
 
     def collect(self, guest: int, space: AddressSpace) -> tuple[list[Range], list[Range]]:
-        """(pages that were written since the last time, or are not tracked; pages that are as they were then), and track
-        from now on. All tasks of the space have to stand still. OSError, after which nothing is known of what was
+        """(pages that were written since the last time, or are not tracked; pages that are as they were then), and
+        track from now on. All tasks of the space have to stand still. OSError, after which nothing is known of what was
         written; Gone."""
         written: list[Range] = []
         kept: list[Range] = []
@@ -96,11 +98,11 @@ class WriteTracking:
                 if not has_pages(mapping):
                     continue
                 if mapping.kind != "anonymous" or not scan.scans:
-                    new, old = scan.own(mapping.start, mapping.end), []
+                    new, old = scan.own(mapping.start, mapping.end), _NONE
                 else:
                     new, old = self._of(scan, mapping)
                 written += without(new, mapping.guards) if mapping.guards else new
-                kept += old
+                kept += without(old, mapping.guards) if mapping.guards else old
         return merged(written), merged(kept)
 
     def _of(self, scan: PageScan, mapping: Mapping) -> tuple[list[Range], list[Range]]:
