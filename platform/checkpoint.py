@@ -1,7 +1,7 @@
 """Saving a running sandbox: at rest, captured, written, and on with it or ended (docs/checkpoint.md).
 
-Until the image has its name nothing is harmed: whatever fails, the sandbox goes on as it was. What is asked of guests is
-asked without changing anything of theirs (capture_*.py).
+Until the image has its name nothing is harmed: whatever fails, the sandbox goes on as it was. What is asked of guests
+is asked without changing anything of theirs (capture_*.py).
 """
 
 from __future__ import annotations
@@ -78,7 +78,8 @@ class Checkpointer:
                         save.close()
                     await trio.to_thread.run_sync(save.commit)
                 result.size = save.size
-                result.dropped, result.notes = [[printable(text) for text in said] for said in (save.dropped, save.notes)]
+                result.dropped = [printable(text) for text in save.dropped]
+                result.notes = [printable(text) for text in save.notes]
             except trio.TooSlowError:
                 raise Refused(f"the save took longer than {spec.timeout:g} s: nothing was saved") from None
             except (CannotWrite, TookTooLong, Unsavable) as error:
@@ -218,7 +219,8 @@ class Save:
             self._refuse(text)
         self.notes += found.notes
         image.tables, image.files = found.tables, found.files
-        image.pipes, image.sockets, image.terminals, image.locks = found.pipes, found.sockets, found.terminals, found.locks
+        image.pipes, image.sockets = found.pipes, found.sockets
+        image.terminals, image.locks = found.terminals, found.locks
         assert self._collector is not None
         image.shared = {**found.shared, **self._collector.shared}
         image.ghosts = {**found.ghosts, **self._collector.ghosts}

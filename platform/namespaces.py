@@ -249,12 +249,12 @@ def start(
     caller's ids, environment, umask, limits, session, signal mask and ignored signals, with
     capabilities dropped. Its process group is the caller's or its own, see `CallerTerminal.group_of_guest`; with
     `options.tty` it leads a session on a terminal of the sandbox's own. With `is_init` it is pid 1, as in a container,
-    and leads a session; else that is a stub. With `keep_capabilities` it has all of its user namespace's. It must not return: it waits on the channel
-    (the end of the channel means that the sentry is gone) and executes something. `stage` is an empty directory of the
-    host for the sandbox's own tmpfs. `keep` are further descriptors that guest_main needs, `terminal` is the caller's.
-    The sandbox's clocks begin at the given
-    values, ns. `saved` are own files of a checkpoint that it gets back; `prepare` is called in pid 1 before anything is
-    mounted, and may raise what is then a SetupError.
+    and leads a session; else that is a stub. With `keep_capabilities` it has all of its user namespace's. It must
+    not return: it waits on the channel (the end of the channel means that the sentry is gone) and executes
+    something. `stage` is an empty directory of the host for the sandbox's own tmpfs. `keep` are further descriptors
+    that guest_main needs, `terminal` is the caller's. The sandbox's clocks begin at the given values, ns. `saved`
+    are own files of a checkpoint that it gets back; `prepare` is called in pid 1 before anything is mounted, and
+    may raise what is then a SetupError.
 
     Call it while the process has one thread, and before changing how signals are handled: the guest gets
     what is in force now. SetupError when the working directory is gone or no process can be made.

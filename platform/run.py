@@ -98,9 +98,10 @@ class NewSandbox:
 
     def start(self, entry: state_dir.Entry, terminal: CallerTerminal | None) -> namespaces.Setup:
         options, container = self._options, self._container
+        is_init = container is not None
         guest_main = self._launch.main(options.command, look=container is not None and container.options.created)
         return namespaces.start(
-            options, guest_main, entry.stage, terminal=terminal, hostname=options.hostname, is_init=container is not None
+            options, guest_main, entry.stage, terminal=terminal, hostname=options.hostname, is_init=is_init
         )
 
     def session(self, sandbox: namespaces.Sandbox, terminal: CallerTerminal | None, own: OwnTerminal | None) -> Session:
