@@ -25,15 +25,18 @@ if TYPE_CHECKING:
 class RestoredSandbox:
     """A `Beginning` (run.py)."""
 
-    def __init__(self, options: DoOptions, loaded: RestoredImage) -> None:
+    def __init__(self, options: DoOptions, loaded: RestoredImage, background: bool = False) -> None:
         self._options = options
         self._loaded = loaded
+        self._background = background
         self._launch = guest_start.Launch(options, bool(features.Features(options.without).wait_killable_recv))
 
     def start(self, entry: state_dir.Entry, terminal: CallerTerminal | None) -> namespaces.Setup:
         loaded = self._loaded
         try:
             loaded.open_pages()
+            if self._background:
+                loaded.open_device()
             vdso = loaded.vdso_image()
         except (OSError, ValueError) as error:
             raise namespaces.SetupError(f"the image cannot be loaded: {error}") from None
@@ -49,7 +52,7 @@ class RestoredSandbox:
             hostname=self._options.hostname,
             monotonic_start=loaded.clocks.monotonic,
             boottime_start=loaded.clocks.boottime,
-            keep=[*loaded.pages, vdso.descriptor, *loaded.handles(), *own.keep],
+            keep=[*loaded.pages, *loaded.devices.values(), vdso.descriptor, *loaded.handles(), *own.keep],
             is_init=loaded.is_init,
             keep_capabilities=True,
             saved=own.files,
@@ -61,7 +64,7 @@ class RestoredSandbox:
     ) -> Session:
         from trapline.platform.restored_session import RestoredSession
 
-        return RestoredSession(self._options, sandbox, features, self._loaded, self._launch)
+        return RestoredSession(self._options, sandbox, features, self._loaded, self._launch, self._background)
 
 
 def _import_for_the_seed() -> None:
@@ -91,7 +94,7 @@ def _open(loaded: RestoredImage) -> seed.Pool:
             view, offset = view[count:], offset + count
 
     objects = restore_shared.open_shared(image, loaded.runs, read)
-    shared = {"vdso": loaded.vdso_image().descriptor, **objects}
+    shared = {"vdso": loaded.vdso_image().descriptor, **loaded.devices, **objects}
     for index, fd in enumerate(loaded.pages):
         shared[f"pages:{index}"] = fd
     shared = {key: fcntl.fcntl(fd, fcntl.F_DUPFD, base) for key, fd in shared.items()}
@@ -113,7 +116,7 @@ def restore_sandbox(options: RestoreOptions) -> int:
     try:
         sandbox = loaded.options
         sandbox.state_dir = options.state_dir
-        beginning = RestoredSandbox(sandbox, loaded)
+        beginning = RestoredSandbox(sandbox, loaded, options.background)
         if not options.id:
             return run.run_sandbox(sandbox, beginning)
         made = ContainerOptions(id=options.id, sandbox=sandbox, detach=options.detach)

@@ -28,6 +28,8 @@ class RestoredImage:
         self.reader = ImageReader(path)
         #: Descriptors of pages, uncompressed: by `PageRun.image`.
         self.pages: list[int] = []
+        #: A descriptor of /dev/userfaultfd under its key in the pool, where there is one.
+        self.devices: dict[str, int] = {}
         self._own: list[int] = []
         self._ghosts: dict[str, BinaryIO] = {}
         self._vdso: VdsoImage | None = None
@@ -61,6 +63,15 @@ class RestoredImage:
             self.pages.append(fd)
             self._decompress(reader, fd)
 
+    def open_device(self) -> None:
+        """Make `devices`: what whoever may not make a userfaultfd otherwise can make one from (Linux 6.1)."""
+        try:
+            fd = os.open("/dev/userfaultfd", os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            return  # the call itself may do
+        self._own.append(fd)
+        self.devices["userfaultfd"] = fd
+
     @staticmethod
     def _decompress(reader: ImageReader, fd: int) -> None:
         from concurrent.futures import ThreadPoolExecutor
@@ -73,18 +84,6 @@ class RestoredImage:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for _ in pool.map(one, range(reader.blocks)):
                 pass
-
-    def check_pages(self) -> None:
-        """Against their sums, in the calling thread."""
-        from trapline.sentry.state.pages_meta import BLOCK
-
-        for reader, fd in zip(self.reader.chain, self.pages, strict=True):
-            if reader.compression != "none":
-                continue  # were checked when they were decompressed
-            for block in range(reader.blocks):
-                size = min(BLOCK, reader.pages_size - block * BLOCK)
-                if not reader.verify(block, os.pread(fd, size, block * BLOCK)):
-                    raise UnusableImage(f"{reader.path}/pages.img: block {block} is damaged")
 
     def handles(self) -> list[int]:
         """Further descriptors that the seed needs: of ghosts' contents."""

@@ -19,6 +19,7 @@ from trapline.platform import (
     restored_clocks,
 )
 from trapline.platform import ptrace_calls as pt
+from trapline.platform.block_check import BlockCheck, ImageSource
 from trapline.platform.injection import Injection, Workspace, await_trap
 from trapline.platform.namespaces import SetupError
 from trapline.platform.notifications import Listener
@@ -31,12 +32,15 @@ from trapline.platform.vdso_image import VdsoImage
 from trapline.sentry.kernel.signal_send import deliverable
 from trapline.sentry.kernel.state import KernelState
 from trapline.sentry.protocol import Gone
-from trapline.sentry.state.records import ProcessRecord, ThreadRecord
+from trapline.sentry.state.records import PageRun, ProcessRecord, ThreadRecord
+from trapline.sentry.state.unusable import UnusableImage
 from trapline.sentry.time.timekeeper import MONOTONIC_RAW
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import ModuleType
 
+    from trapline.platform.background_load import BackgroundLoad
     from trapline.platform.guest_start import Launch
     from trapline.platform.namespaces import Sandbox
     from trapline.platform.restored_image import RestoredImage
@@ -56,13 +60,21 @@ class RestoredSession(Session):
         features: ModuleType,
         loaded: RestoredImage,
         launch: Launch,
+        background: bool = False,
     ) -> None:
         self.loaded = loaded
+        self._background: BackgroundLoad | None = None
+        #: Pages that are loaded first, though others come later.
+        self._loaded_now = [run for run in loaded.runs if run.owner in loaded.image.shared] if background else []
         self._ready = Ready(0, {}, 0, {}, {})  # what the seed tells
         self._users: dict[int, int] = {}  # of each address space: processes that have still to be made
         self._listeners: list[Listener] = []
         super().__init__(options, sandbox, features, launch=launch)
         self.attempts.restore_begins()
+        if background:
+            from trapline.platform.background_load import BackgroundLoad
+
+            self._background = BackgroundLoad(self, loaded)
 
     # -- what is otherwise than in a new sandbox
     def _first_state(self) -> KernelState:
@@ -114,17 +126,24 @@ class RestoredSession(Session):
         try:
             tree.build()
             self._fill(tree.at)
-        except (OSError, Gone) as error:
+        except (OSError, Gone, UnusableImage) as error:
             kill_all(tree.at)
             raise SetupError(f"the processes cannot be made again: {error}") from None
         self.attempts.restored()
-        self.attempts.loaded()
+        if self._background is not None:
+            self._background.go()
+        else:
+            self.attempts.loaded()
 
     # -- processes
     def _fill(self, at: dict[int, Injection]) -> None:
-        image = self.loaded.image
+        loaded = self.loaded
+        image, source = loaded.image, ImageSource(loaded)
         living = [record for record in image.processes if record.zombie < 0]
+        check = BlockCheck(source, loaded.runs if self._background is None else ())
         self._memory(at, living)
+        if self._background is not None:
+            check = BlockCheck(source, self._loaded_now)
         guests: list[tuple[Tracee, ThreadRecord]] = []
         # A child that shares its parent's memory comes first: the last of them unmaps the workspace.
         for record in reversed(living):
@@ -132,13 +151,14 @@ class RestoredSession(Session):
         for record in image.processes:
             if record.zombie >= 0:
                 self._die(at[record.tgid], record)
+        check.result()
         for tracee, thread in guests:
             self._set_going(tracee, thread)
         self._after(guests)
 
     def _memory(self, at: dict[int, Injection], living: list[ProcessRecord]) -> None:
         """Map and load each address space, in one of the processes that have it."""
-        loaded, ready, image = self.loaded, self._ready, self.loaded.image
+        ready, image = self._ready, self.loaded.image
         workspace = ready.base, injection.SIZE
         taken = [workspace, *ready.vdso.values()]
         scratch = restore_memory.find_gap(image.spaces.values(), 16 << 20, taken)
@@ -149,10 +169,13 @@ class RestoredSession(Session):
                 continue
             leader = at[record.tgid]
             space = image.spaces[record.space]
+            later, now = self._later(leader, record.space)
             restored = restore_memory.SpaceRestore(
-                space, loaded.of(f"s{record.space}"), ready.shared, ready.vdso, workspace, scratch
+                space, now, ready.shared, ready.vdso, workspace, scratch
             ).with_objects(image.shared)
             leader.run(restored.map())
+            if later is not None:
+                later()
             calls, sizes = restored.load()
             if leader.run(calls) != sizes:
                 raise SetupError(f"the pages of process {record.tgid} cannot be loaded")
@@ -160,6 +183,27 @@ class RestoredSession(Session):
         if leader is not None:
             leader.run(restore_ipc.removals(image.ipc))
             leader.run(restore_shared.late_seals(image, ready.shared))
+
+    def _later(self, leader: Injection, number: int) -> tuple[Callable[[], None] | None, list[PageRun]]:
+        """What is to be done once an address space is mapped, for pages that come later, and those that come now."""
+        runs, space, background = self.loaded.of(f"s{number}"), self.loaded.image.spaces[number], self._background
+        if background is None:
+            return None, runs
+        from trapline.platform.background_load import split
+
+        now, later = split(space, runs)
+        uffd = background.open(leader, self._ready.shared.get("userfaultfd", -1)) if later else None
+        if uffd is None:
+            self._loaded_now += runs
+            return None, runs
+        self._loaded_now += now
+        return lambda: background.begin(uffd, space, later), now
+
+    def reap_all(self) -> None:
+        """Also: nothing is loaded any more."""
+        super().reap_all()
+        if self._background is not None:
+            self._background.close()
 
     def _one(self, leader: Injection, record: ProcessRecord) -> list[tuple[Tracee, ThreadRecord]]:
         loaded, engine, state, ready = self.loaded, self.engine, self.kernel.state, self._ready
