@@ -108,8 +108,8 @@ def restore_sandbox(options: RestoreOptions) -> int:
         raise namespaces.SetupError(str(error)) from None
     try:
         sandbox = loaded.options
-        sandbox.state_dir = options.state_dir
-        made = ContainerOptions(id=options.id, sandbox=sandbox, detach=options.detach)
+        options.apply(sandbox)
+        made = ContainerOptions(id=options.id, sandbox=sandbox, detach=options.detach, pid_file=options.pid_file)
         return container.run_container(made, RestoredSandbox(sandbox, loaded))
     finally:
         loaded.close()
