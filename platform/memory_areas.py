@@ -37,6 +37,12 @@ def read_areas(host: int) -> list[Area]:
         return parse_smaps(file.read())
 
 
+def read_maps(host: int) -> list[Area]:
+    """The same without flags and sizes, for which the host would look at every page: 14 ms for 1 GiB. OSError."""
+    with open(f"/proc/{host}/maps", "rb", buffering=0) as file:
+        return parse_smaps(file.read())
+
+
 def host_vdso(host: int) -> dict[str, tuple[int, int]]:
     """Where a process has the host's [vdso], [vvar] ...: address, length. OSError."""
     with open(f"/proc/{host}/maps", "rb", buffering=0) as file:

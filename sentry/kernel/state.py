@@ -134,6 +134,7 @@ class TTY(msgspec.Struct):
     number: int  # device number of the slave side, as TIOCGDEV tells it; tty.OUTSIDE is added to those from outside
     sid: int  # the session whose it is; 0: one of outside
     foreground: int  # its process group that may read and gets the keys' signals; 0: one of outside
+    doubted: bool = False  # a member of the session was told of a hangup: whether a process still has it is asked
 
 
 class TimerSetting(msgspec.Struct):

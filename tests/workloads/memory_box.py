@@ -16,14 +16,14 @@ from trapline.platform.restore_shared import close, late_seals, open_mapped, ope
 from trapline.sentry.state.records import AddressSpace, Image, PageRun
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_PTRACE_TRACEME = 0
+_PTRACE_SETOPTIONS, _TRACESYSGOOD = 0x4200, 1
 
 
 class Pages:
     """Stands for an image's file of pages, written and read."""
 
     def __init__(self) -> None:
-        self.fd = os.memfd_create("pages.img", os.MFD_CLOEXEC)
+        self.fd = self.pages_fd = os.memfd_create("pages.img", os.MFD_CLOEXEC)
         self.size = 0
         self.runs: list[PageRun] = []
 
@@ -52,19 +52,24 @@ def start(command: list[str], stdout: int, keep: list[int] | None = None) -> int
             os.dup2(stdout, 1)
             for fd in keep or ():
                 os.set_inheritable(fd, True)
-            _libc.ptrace(_PTRACE_TRACEME, 0, 0, 0)
+            os.kill(os.getpid(), signal.SIGSTOP)
             os.execve(command[0], command, {"GLIBC_TUNABLES": "glibc.pthread.rseq=0"})
         finally:
             os._exit(99)
-    _until_trap(host)  # its exec
-    pt.cont(host)
-    _until_trap(host)
+    os.waitpid(host, os.WUNTRACED)
+    pt.call(pt.PTRACE_SEIZE, host, 0, _TRACESYSGOOD | pt.PTRACE_O_EXITKILL)
+    os.kill(host, signal.SIGCONT)
+    while pt.wait_one(host) != signal.SIGTRAP << 8 | 0x7F:
+        pt.cont(host)
     return host
 
 
-def _until_trap(host: int) -> None:
-    status = pt.wait_one(host)
-    assert status == signal.SIGTRAP << 8 | 0x7F, hex(status)
+def interrupted(host: int, options: int) -> None:
+    """Bring a tracee at another stop to an event stop."""
+    pt.call(_PTRACE_SETOPTIONS, host, 0, options)
+    pt.call(pt.PTRACE_INTERRUPT, host)
+    pt.cont(host)
+    assert pt.wait_one(host) >> 16 == pt.EVENT_STOP
 
 
 def capture(host: int, refuse=None) -> tuple[Image, Pages, bytes]:
@@ -78,7 +83,6 @@ def capture(host: int, refuse=None) -> tuple[Image, Pages, bytes]:
     registers = pt.RegisterFile()
     registers.load(host)
     before = registers.copy()
-    pt.call(0x4200, host, 0, 1)  # PTRACE_SETOPTIONS, TRACESYSGOOD
     brk, dumpable = single(host, at, 12, 0), single(host, at, 157, 3)
     registers.put(before)
     registers.store(host)
@@ -107,7 +111,6 @@ def restore(image: Image, pages: Pages, registers: bytes, blank: list[str], stdo
     host = start(blank, stdout, list(pool.values()))
     try:
         at = syscall_place(host)
-        pt.call(0x4200, host, 0, 1)
         mine = [(area.start, area.size) for area in read_areas(host)]
         base = find_gap([space], SIZE, mine)
         assert single(host, at, 9, base, SIZE, 7, 0x100022, -1, 0) == base
