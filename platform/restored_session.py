@@ -174,6 +174,9 @@ class RestoredSession(Session):
         leader.run([(_CLOSE_RANGE, ready.first, 0xFFFFFFFF, 0)])
         threads = restore_tasks.make_threads(leader, record)
         group_host = leader.host
+        engine.earlier_of_group[record.tgid] = record.cpu, record.user
+        for thread in record.threads:
+            engine.earlier[thread.tid] = thread.cpu, thread.user
         if record.leader_ended:
             restore_tasks.end_leader(leader)
             engine.add(Tracee(group_host, group_host, record.tgid, state.tasks[record.tgid]))
