@@ -29,7 +29,7 @@ def ghost_key(device: int, inode: int) -> str:
 
 def memory_key(device: int, inode: int) -> str:
     """Of a memfd."""
-    return f"memfd:{device}:{inode}"
+    return f"memfd:{device:x}:{inode}"
 
 
 def describe(work: Capture, held: Held) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -40,7 +41,12 @@ class Maker:
         self.fds: list[int] = json.loads(self._line())
 
     def _line(self) -> str:
-        line = self.reader.readline()
+        ended = os.pidfd_open(self.process.pid)
+        try:
+            ready, _, _ = select.select([self.reader, ended], [], [], 60)
+        finally:
+            os.close(ended)
+        line = self.reader.readline() if self.reader in ready else ""
         assert line, (self.where.parent / "stderr").read_text()
         return line
 
@@ -113,7 +119,15 @@ def test_a_kind_is_found_as_it_was(kind: str, tmp_path: Path) -> None:
         restored = run_restored(kind, where, tmp_path / "image", maker.fds)
     finally:
         maker.close()
-    assert restored == before
+    assert differences(restored, before) == []
+
+
+def differences(one: object, other: object, where: str = "") -> list[str]:
+    """Where two reports are not the same."""
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        pairs = enumerate(zip(one, other, strict=True))
+        return [text for index, (a, b) in pairs for text in differences(a, b, f"{where}/{index}")]
+    return [] if one == other else [f"{where}: {one} is not {other}"]
 
 
 def _copy(source: str, target: str) -> None:
@@ -122,5 +136,7 @@ def _copy(source: str, target: str) -> None:
     mode = os.lstat(source).st_mode
     if stat.S_ISFIFO(mode):
         os.mkfifo(target)
-    elif not stat.S_ISSOCK(mode):
+    elif stat.S_ISSOCK(mode):
+        os.mknod(target, mode)
+    else:
         shutil.copy2(source, target, follow_symlinks=False)
