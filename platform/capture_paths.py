@@ -37,6 +37,11 @@ def describe(work: Capture, held: Held) -> None:
     status = held.status
     if held.link.startswith(b"/memfd:") and _memfd(work, held):
         return
+    if stat.S_ISCHR(status.st_mode) and not held.flags & os.O_PATH:
+        from trapline.platform import capture_terminals
+
+        if capture_terminals.hung_up(work, held):
+            return
     path = held.link
     where = _PROCESS.match(path)
     if _is_at(work, path, status):

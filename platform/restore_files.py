@@ -152,6 +152,10 @@ def _open_all(pool: Pool) -> None:
     restore_paths.open_memory(pool)
     restore_paths.open_paths(pool)
     restore_pipes.open_pipes(pool)
+    if pool.image.terminals:
+        from trapline.platform import restore_terminals
+
+        restore_terminals.open_terminals(pool)
     if pool.image.sockets:
         from trapline.platform import restore_sockets
 

@@ -171,13 +171,14 @@ class SocketFile(OpenFile, tag="socket"):
 class Terminal(msgspec.Struct):
     """A pseudoterminal of the sandbox's own devpts."""
 
-    number: int
+    number: int  # -1: its master is closed
     settings: bytes = b""  # struct termios2
     window: tuple[int, int, int, int] = (0, 0, 0, 0)  # struct winsize
+    closed: bool = False  # nobody has the slave open any more: the master is told so
     locked: bool = False  # TIOCGPTLCK
     packet: bool = False  # TIOCGPKT
     exclusive: bool = False  # TIOCGEXCL
-    input: list[bytes] = []  # unread by the slave: lines, each with its end; the last one may have none
+    input: list[bytes] = []  # unread by the slave: lines (one without a newline was ended by VEOF), then what is no line yet
     output: bytes = b""  # unread by the master
     mode: int = 0o620
     uid: int = 0

@@ -19,7 +19,9 @@ import signal
 import socket
 import struct
 import sys
+import termios
 import time
+import tty
 from collections.abc import Callable
 
 FIRST = 20  # number of the first descriptor that a kind makes
@@ -646,6 +648,53 @@ def report_internet(fds: Numbers) -> object:
     return found
 
 
+# -- terminals
+def make_terminals(work: str) -> Numbers:
+    lines_m, lines_s = os.openpty()
+    os.write(lines_m, b"a line\nan end\x04\x04half a")
+    os.write(lines_s, b"unread\noutput")
+    raw_m, raw_s = os.openpty()
+    tty.setraw(raw_s)
+    os.write(raw_m, bytes(range(200)))
+    fcntl.ioctl(raw_s, termios.TIOCSWINSZ, struct.pack("4H", 50, 132, 7, 8))
+    packet_m, packet_s = os.openpty()
+    fcntl.ioctl(packet_m, 0x5420, struct.pack("i", 1))
+    os.write(packet_s, b"in a packet")
+    alone, closed = os.openpty()
+    os.write(closed, b"last words")
+    os.close(closed)
+    fresh = os.open("/dev/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
+    gone, hung = os.openpty()
+    os.close(gone)
+    return place(lines_m, lines_s, raw_m, raw_s, packet_m, packet_s, alone, fresh, hung)
+
+
+def report_terminals(fds: Numbers) -> object:
+    lines_m, lines_s, raw_m, raw_s, packet_m, packet_s, alone, fresh, hung = fds
+    found: list[object] = [common(fd) for fd in fds]
+    found.append([os.ttyname(fd) for fd in (lines_s, raw_s, packet_s)])
+    found.append([os.stat(os.ttyname(fd)).st_mode for fd in (lines_s, raw_s)])
+    found.append([str(termios.tcgetattr(fd)) for fd in (lines_s, raw_s, packet_s, lines_m)])
+    found.append(fcntl.ioctl(raw_s, termios.TIOCGWINSZ, bytes(8)).hex())
+    found.append([fcntl.ioctl(fd, 0x80045439, bytes(4)).hex() for fd in (lines_m, fresh)])
+    for fd in (lines_m, raw_m, packet_m, alone, fresh):
+        found.append(read_all(fd))
+    os.set_blocking(lines_s, False)
+    for _ in range(4):  # an end of file is among them
+        try:
+            found.append(os.read(lines_s, 4096).decode())
+        except OSError as error:
+            found.append(error.errno)
+    os.write(lines_m, b" line\n")
+    found += [read_all(lines_s), read_all(lines_m), read_all(raw_s)]
+    found.append(read_all(hung))
+    try:
+        os.write(hung, b"x")
+    except OSError as error:
+        found.append(error.errno)
+    return found
+
+
 Kind = tuple[Callable[[str], Numbers], Callable[[Numbers], object]]
 KINDS: dict[str, Kind] = {
     name.removeprefix("make_"): (make, globals()["report_" + name.removeprefix("make_")])
@@ -695,6 +744,19 @@ def own_network() -> None:
         fcntl.ioctl(s, 0x8914, struct.pack("16sH14x", b"lo", 1))  # SIOCSIFFLAGS, IFF_UP
 
 
+def own_terminals() -> None:
+    """Likewise, for the numbers of terminals."""
+    if libc.unshare(0x20000) < 0:
+        raise OSError(ctypes.get_errno(), "unshare")
+    for source, target, kind, flags, data in (
+        (b"none", b"/", None, 0x44000, None),  # MS_REC | MS_PRIVATE
+        (b"devpts", b"/dev/pts", b"devpts", 0, b"newinstance,ptmxmode=0666,mode=620,gid=5"),
+        (b"/dev/pts/ptmx", b"/dev/ptmx", None, 0x1000, None),  # MS_BIND
+    ):
+        if libc.mount(source, target, kind, ctypes.c_ulong(flags), data) < 0:
+            raise OSError(ctypes.get_errno(), f"mount: {target}")
+
+
 def main() -> None:
     mode, kind = sys.argv[1:3]
     make, report = KINDS[kind]
@@ -705,6 +767,8 @@ def main() -> None:
     else:
         if kind in ("pairs", "named", "internet"):
             own_network()
+        if kind == "terminals":
+            own_terminals()
         restore(sys.argv[3])
         fds = json.loads(sys.argv[4])
     print(json.dumps(report(fds)), flush=True)

@@ -119,7 +119,8 @@ def test_a_kind_is_found_as_it_was(kind: str, tmp_path: Path) -> None:
         restored = run_restored(kind, where, tmp_path / "image", maker.fds)
     finally:
         maker.close()
-    assert differences(restored, before) == []
+    found_otherwise = differences(restored, before)
+    assert not found_otherwise, "\n".join(found_otherwise)
 
 
 def differences(one: object, other: object, where: str = "") -> list[str]:
