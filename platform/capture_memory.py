@@ -14,15 +14,14 @@ import re
 import stat
 from collections.abc import Callable
 
-from trapline.platform.memory_areas import Area, read_areas
-from trapline.platform.page_scan import PageScan
+from trapline.platform.memory_areas import HOST_VDSO, Area, read_areas, read_maps
+from trapline.platform.page_scan import PageScan, Range
 from trapline.sentry.state.records import AddressSpace, Ghost, Mapping, SharedObject
 
 #: What a process has to be asked by injected calls: its break, and whether it is dumpable.
 PROBE: tuple[tuple[int, ...], ...] = ((12, 0), (157, 3))  # brk(0), prctl(PR_GET_DUMPABLE)
 #: VmFlags that are made again; records.Mapping.
 _KEPT = ("gd", "dc", "dd", "wf", "hg", "nh", "lo", "lf", "sr", "rr", "nr", "mg", "dp", "sl")
-_HOST_VDSO = frozenset({"[vdso]", "[vvar]", "[vvar_vclock]"})
 _SYSV = re.compile(r"/SYSV[0-9a-f]{8}\Z")
 _F_GET_SEALS = 1034
 #: Fields of /proc/PID/stat, counted from the state, which is the first behind the name.
@@ -91,13 +90,17 @@ class Collector:
         return self._descriptors[host].get((device, inode), "")
 
 
-def capture_space(host: int, collector: Collector, probed: tuple[int, int] | None = None, who: str = "") -> AddressSpace:
+def capture_space(
+    host: int, collector: Collector, probed: tuple[int, int] | None = None, who: str = "", complete: bool = True
+) -> AddressSpace:
     """The address space of a process at a stop. `probed`: the results of PROBE; without them the break is where the
-    heap's mapping ends. `who` names the process in what is refused. OSError when it is gone."""
+    heap's mapping ends. `who` names the process in what is refused. With `complete` false, what takes a walk over all
+    pages is left out: `complete_space`. OSError when it is gone."""
     who = who or f"process {host}"
-    areas = read_areas(host)
+    areas = read_areas(host) if complete else read_maps(host)
     with PageScan(host) as scan:
-        mappings = [m for m in (_mapping(host, area, collector, scan, who) for area in areas) if m is not None]
+        guards = scan.guarded if complete else None
+        mappings = [m for m in (_mapping(host, area, collector, guards, who) for area in areas) if m is not None]
     layout = _layout(host, areas)
     if probed is not None:
         layout[5] = probed[0]
@@ -117,6 +120,34 @@ def capture_space(host: int, collector: Collector, probed: tuple[int, int] | Non
         dumpable=probed[1] if probed is not None else 1,
         thp_disabled=_thp_disabled(host),
     )
+
+
+def complete_space(space: AddressSpace, host: int, collector: Collector, who: str) -> None:
+    """Fill in what `capture_space` left out, from the process, or from a fork of it (snapshot.py), which has the same
+    flags but for locks. What is refused then is left out, too. OSError."""
+    areas = {area.start: area for area in read_areas(host)}
+    kept: list[Mapping] = []
+    with PageScan(host) as scan:
+        for mapping in space.mappings:
+            area = areas.get(mapping.start)
+            if area is None or area.end != mapping.end:
+                raise OSError(0, f"the fork of {who} has no mapping at {mapping.start:#x}")
+            refused = ""
+            if mapping.kind != "host_vdso":
+                _flags(mapping, area, scan.guarded)
+                refused = _refusal(area)
+            if refused:
+                collector.refuse(f"{who}: {refused} at {area.start:#x}")
+            else:
+                kept.append(mapping)
+    space.mappings = kept
+
+
+def _flags(mapping: Mapping, area: Area, guarded: Callable[[int, int], list[Range]]) -> None:
+    mapping.flags = [flag for flag in _KEPT if flag in area.flags]
+    mapping.writable_file = area.shared and "mw" in area.flags and mapping.kind in ("file", "shared")
+    if not area.shared and mapping.kind in ("anonymous", "file") and area.present:
+        mapping.guards = guarded(area.start, area.end)
 
 
 def _layout(host: int, areas: list[Area]) -> list[int]:
@@ -139,20 +170,15 @@ def _thp_disabled(host: int) -> bool:
         return b"\nTHP_enabled:\t0\n" in file.read()
 
 
-def _mapping(host: int, area: Area, collector: Collector, scan: PageScan, who: str) -> Mapping | None:
+def _mapping(
+    host: int, area: Area, collector: Collector, guarded: Callable[[int, int], list[Range]] | None, who: str
+) -> Mapping | None:
     """None of what every process has of itself, or what is left out."""
-    path, flags = area.path, area.flags
+    path = area.path
     if path == "[vsyscall]":
         return None
-    mapping = Mapping(
-        start=area.start,
-        end=area.end,
-        prot=area.prot,
-        kind="anonymous",
-        shared=area.shared,
-        flags=[flag for flag in _KEPT if flag in flags],
-    )
-    if path in _HOST_VDSO and not area.inode:
+    mapping = Mapping(area.start, area.end, area.prot, "anonymous", area.shared)
+    if path in HOST_VDSO and not area.inode:
         mapping.kind, mapping.name = "host_vdso", path
         return mapping
     refused = _refusal(area)
@@ -164,8 +190,8 @@ def _mapping(host: int, area: Area, collector: Collector, scan: PageScan, who: s
             return None
     elif path.startswith("[anon:"):
         mapping.name = path[6:-1]
-    if not area.shared and mapping.kind in ("anonymous", "file") and area.present:
-        mapping.guards = scan.guarded(area.start, area.end)
+    if guarded is not None:
+        _flags(mapping, area, guarded)
     return mapping
 
 
@@ -190,7 +216,6 @@ def _file(host: int, area: Area, mapping: Mapping, collector: Collector, who: st
     """Fill in what a mapping is of; False where it is left out."""
     mapping.offset = area.offset
     mapping.device, mapping.inode = area.device, area.inode
-    mapping.writable_file = area.shared and "mw" in area.flags
     if (area.device, area.inode) == collector.vdso:
         mapping.kind = "vdso"
         return True

@@ -33,6 +33,7 @@ _GET_ROBUST_LIST, _IOPRIO_GET, _IOPRIO_WHO_PROCESS = 274, 252, 1
 _PTRACE_GET_RSEQ_CONFIGURATION = 0x420F
 _EVENT_STOP = pt.EVENT_STOP << 16 | 5 << 8 | 0x7F
 _RED_ZONE = 128
+_LIMITS = 16  # RLIM_NLIMITS
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
 
@@ -64,7 +65,7 @@ class TaskCapture:
             threads=[self._thread(t, group) for t in living],
             parent=group.ppid,
             leader_ended=bool(dead_leader),
-            limits={number: resource.prlimit(living[0].host, number) for number in range(resource.RLIM_NLIMITS)},
+            limits={number: resource.prlimit(living[0].host, number) for number in range(_LIMITS)},
             oom_score=int(_text(f"/proc/{living[0].host}/oom_score_adj")),
             cpu=self._engine.group_cpu_ns(group.tgid),
             user=self._engine.group_user_ns(group.tgid),

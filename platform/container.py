@@ -25,17 +25,17 @@ _LOG = "output.log"
 _STARTED = b"R"
 
 
-def run_container(options: ContainerOptions) -> int:
+def run_container(options: ContainerOptions, beginning: run.Beginning | None = None) -> int:
     """The program's exit status; of a detached one 0. StateDirError and SetupError where it cannot be made."""
     path = state_dir.prepare(options.sandbox.state_dir)
     state_dir.remove_stale(path)
     if not options.detach:
-        return Container(options, path).run()
+        return Container(options, path, beginning=beginning).run()
     reader, writer = os.pipe2(os.O_CLOEXEC)
     child = os.fork()
     if child == 0:
         os.close(reader)
-        _detached(options, path, writer)
+        _detached(options, path, writer, beginning)
     os.close(writer)
     os.waitpid(child, 0)
     with open(reader, "rb") as file:
@@ -45,13 +45,13 @@ def run_container(options: ContainerOptions) -> int:
     return 0
 
 
-def _detached(options: ContainerOptions, path: str, writer: int) -> NoReturn:
+def _detached(options: ContainerOptions, path: str, writer: int, beginning: run.Beginning | None) -> NoReturn:
     status = run.FAILED
     try:
         os.setsid()
         if os.fork():
             os._exit(0)
-        status = Container(options, path, writer).run()
+        status = Container(options, path, writer, beginning).run()
     except (state_dir.StateDirError, SetupError) as error:
         _tell(writer, b"E" + str(error).encode(errors="surrogateescape"))
     except BaseException as error:
@@ -72,8 +72,11 @@ def _tell(writer: int, word: bytes) -> None:
 class Container:
     """One named sandbox. `writer`: where whoever waits for its start is told, -1 for nobody."""
 
-    def __init__(self, options: ContainerOptions, path: str, writer: int = -1) -> None:
+    def __init__(
+        self, options: ContainerOptions, path: str, writer: int = -1, beginning: run.Beginning | None = None
+    ) -> None:
         self.options = options
+        self._beginning = beginning
         self._path = path
         self._writer = writer
         self._log = -1
@@ -100,7 +103,7 @@ class Container:
             entry.info.annotations = options.annotations
             if options.detach:
                 self._open_log(entry.path)
-            status = run.run_in(sandbox, entry, watcher, terminal, own, self)[0]
+            status = run.run_in(sandbox, entry, watcher, terminal, own, self, self._beginning)[0]
             if not self._was_started:
                 self._ended_at_once()
             return status

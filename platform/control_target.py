@@ -7,6 +7,8 @@ between two batches of the pump.
 from __future__ import annotations
 
 import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from copy import copy
 from typing import TYPE_CHECKING
 
@@ -16,13 +18,25 @@ from trapline.platform import sandbox_figures
 from trapline.platform.exec_entry import ENDED, Entry, Executed
 from trapline.platform.exec_guest import Door, set_size
 from trapline.platform.pause import Pauser
-from trapline.sentry.control.interface import ExecSpec, NoSuchProcess, Process, Refused, Started, Stats, Status
+from trapline.sentry.control.interface import (
+    CheckpointResult,
+    CheckpointSpec,
+    ExecSpec,
+    NoSuchProcess,
+    Process,
+    Refused,
+    Report,
+    Started,
+    Stats,
+    Status,
+)
 from trapline.sentry.kernel import family
 from trapline.sentry.kernel.signals import SI_USER, SIGKILL, SIGRTMAX
 from trapline.sentry.kernel.state import SigInfo, ThreadGroup
 from trapline.sentry.protocol import Gone
 
 if TYPE_CHECKING:
+    from trapline.platform.checkpointing import Checkpointing
     from trapline.platform.session import Session
 
 #: So many ends that nobody waited for are kept, the last ones.
@@ -40,7 +54,10 @@ class ControlTarget:
         self._door: Door | None = session.door
         self._entering = 0
         self._none_entering = trio.Event()
+        self._shut = False  # nothing comes in, nor pauses, until it is open again
+        self._opened = trio.Event()
         self._pauser = Pauser(session)
+        self._checkpointing: Checkpointing | None = None
         self._kernel.on_outside_exit = self._outside_ended
         session.pump.at_end = self._ended
 
@@ -64,7 +81,8 @@ class ControlTarget:
 
     # -- processes from outside
     async def execute(self, spec: ExecSpec, stdio: list[int]) -> Started:
-        self._must_run()
+        await self._admitted()
+        self.must_run()
         if self._door is None:
             try:
                 self._door = Door(self._session.sandbox.init_pid)
@@ -82,7 +100,26 @@ class ControlTarget:
         master, guest.master = guest.master, -1
         return Started(guest.pid, guest.host, master)
 
-    def _must_run(self) -> None:
+    @asynccontextmanager
+    async def closed(self) -> AsyncIterator[None]:
+        """Nothing comes in by `execute` meanwhile, nor is half inside, and nobody pauses: who asks waits."""
+        assert not self._shut
+        self._shut = True
+        try:
+            while self._entering:
+                await self._none_entering.wait()
+            yield
+        finally:
+            self._shut = False
+            self._opened.set()
+            self._opened = trio.Event()
+
+    async def _admitted(self) -> None:
+        while self._shut:
+            await self._opened.wait()
+
+    def must_run(self) -> None:
+        """Refused unless guests run."""
         status = self.status
         if status is Status.STOPPED:
             raise Refused(ENDED)
@@ -143,7 +180,8 @@ class ControlTarget:
 
     # -- pause
     async def pause(self, freeze_clocks: bool = False) -> None:
-        self._must_run()
+        await self._admitted()
+        self.must_run()
         if freeze_clocks and not self._session.sandbox.own_time:
             raise Refused("the clocks cannot stand still: the host has no time namespaces")
         self._pauser.asked = True
@@ -165,6 +203,26 @@ class ControlTarget:
         if not self._pauser.paused:
             raise Refused("the sandbox is not paused")
         self._pauser.resume()
+
+    # -- checkpoints
+    @property
+    def checkpointing(self) -> Checkpointing:
+        """What makes checkpoints, and knows of those that there were."""
+        if self._checkpointing is None:
+            from trapline.platform.checkpointing import Checkpointing
+
+            self._checkpointing = Checkpointing(self._session, self)
+        return self._checkpointing
+
+    async def checkpoint(self, spec: CheckpointSpec, report: Report) -> CheckpointResult:
+        self.must_run()
+        return await self.checkpointing.save(spec, report)
+
+    async def wait_checkpoint(self, number: int | None) -> int:
+        return await self.checkpointing.wait(number)
+
+    async def wait_restore(self) -> int:
+        return await self.checkpointing.wait_restored()
 
     # -- what there is
     def processes(self) -> list[Process]:
@@ -209,6 +267,7 @@ class ControlTarget:
             guest.settled.set()
             if guest.status < 0:
                 guest.end(SIGKILL)  # with the sandbox
+        self._session.attempts.end(ENDED)
         self._end.set()
 
 

@@ -251,6 +251,6 @@ def get_extended(host: int) -> bytes:
 
 def set_extended(host: int, state: bytes) -> None:
     """Likewise. OSError(EINVAL) where this CPU has other features."""
-    _xstate[: len(state)] = state
+    ctypes.memmove(_xstate, state, len(state))
     _vector[0], _vector[1] = ctypes.addressof(_xstate), len(state)
     pt.call(PTRACE_SETREGSET, host, NT_X86_XSTATE, ctypes.addressof(_vector))

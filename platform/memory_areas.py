@@ -7,6 +7,7 @@ import os
 import msgspec
 
 PROT_READ, PROT_WRITE, PROT_EXEC = 1, 2, 4
+HOST_VDSO = frozenset({"[vdso]", "[vvar]", "[vvar_vclock]"})
 _DELETED = b" (deleted)"
 
 
@@ -34,6 +35,19 @@ def read_areas(host: int) -> list[Area]:
     """All of a process, ascending. OSError."""
     with open(f"/proc/{host}/smaps", "rb", buffering=0) as file:
         return parse_smaps(file.read())
+
+
+def read_maps(host: int) -> list[Area]:
+    """The same without flags and sizes, for which the host would look at every page: 14 ms for 1 GiB. OSError."""
+    with open(f"/proc/{host}/maps", "rb", buffering=0) as file:
+        return parse_smaps(file.read())
+
+
+def host_vdso(host: int) -> dict[str, tuple[int, int]]:
+    """Where a process has the host's [vdso], [vvar] ...: address, length. OSError."""
+    with open(f"/proc/{host}/maps", "rb", buffering=0) as file:
+        areas = [parse_line(line) for line in file.read().splitlines() if line.endswith(b"]")]
+    return {area.path: (area.start, area.size) for area in areas if area.path in HOST_VDSO and not area.inode}
 
 
 def parse_smaps(text: bytes) -> list[Area]:

@@ -31,6 +31,9 @@ _readv.restype = ctypes.c_ssize_t
 class Writer(Protocol):
     """What `ImageWriter` offers to whoever copies pages."""
 
+    @property
+    def pages_fd(self) -> int: ...
+
     def allocate(self, size: int) -> int: ...
 
     def write(self, offset: int, data: bytes | bytearray | memoryview) -> None: ...
@@ -43,13 +46,14 @@ def private_pages(host: int, space: AddressSpace) -> list[Range]:
     found: list[Range] = []
     with PageScan(host) as scan:
         for mapping in space.mappings:
-            if _has_pages(mapping):
+            if has_pages(mapping):
                 ranges = scan.own(mapping.start, mapping.end)
                 found += without(ranges, mapping.guards) if mapping.guards else ranges
     return merged(found)
 
 
-def _has_pages(mapping: Mapping) -> bool:
+def has_pages(mapping: Mapping) -> bool:
+    """Whether a mapping may hold pages of its own."""
     return not mapping.shared and mapping.kind in ("anonymous", "file", "shared") and "dp" not in mapping.flags
 
 
@@ -65,7 +69,7 @@ def copy_pages(host: int, owner: str, ranges: Sequence[Range], writer: Writer) -
         runs.append(PageRun(owner, start, end - start, at))
         at += end - start
     with _Source(host) as source:
-        for pieces, size in _pieces(ranges):
+        for pieces, size in cut(ranges, PIECE, _MOST_RANGES):
             source.read(pieces, size)
             writer.write(offset, source.view[:size])
             offset += size
@@ -137,21 +141,21 @@ def _not_zero(view: memoryview) -> list[Range]:
     return merged((at, at + PAGE) for at in range(0, len(view), PAGE) if view[at : at + PAGE] != _ZERO)
 
 
-def _pieces(ranges: Sequence[Range]) -> Iterator[tuple[list[Range], int]]:
-    """All of these, cut and put together to about PIECE bytes each."""
-    piece: list[Range] = []
+def cut(ranges: Sequence[Range], piece: int, most: int) -> Iterator[tuple[list[Range], int]]:
+    """All of these, cut and put together to `piece` bytes and `most` ranges at the most."""
+    taken: list[Range] = []
     size = 0
     for start, end in ranges:
         while start < end:
-            stop = min(end, start + PIECE - size)
-            piece.append((start, stop))
+            stop = min(end, start + piece - size)
+            taken.append((start, stop))
             size += stop - start
             start = stop
-            if size == PIECE or len(piece) == _MOST_RANGES:
-                yield piece, size
-                piece, size = [], 0
-    if piece:
-        yield piece, size
+            if size == piece or len(taken) == most:
+                yield taken, size
+                taken, size = [], 0
+    if taken:
+        yield taken, size
 
 
 class _Source:

@@ -64,6 +64,14 @@ class PageScan:
             if not kind
         )
 
+    def first(self, start: int, end: int) -> int:
+        """Address of the first page that is in memory or swapped out and neither a file's nor zero; -1 for none.
+        OSError."""
+        if not self.scans:
+            return next((a for a, _ in self._own_by_pagemap(start, end)), -1)
+        found = self.scan(start, end, FILE | ZERO, FILE | ZERO, PRESENT | SWAPPED, self._guard, most=1)
+        return next((a for a, _, kind in found if not kind), -1)
+
     def guarded(self, start: int, end: int) -> list[Range]:
         """Guard pages (madvise(2), MADV_GUARD_INSTALL, Linux 6.13). OSError."""
         if self.scans and self._guard:
@@ -73,18 +81,32 @@ class PageScan:
         return list(self._ranges(start, end, _PM_GUARD))
 
     @property
+    def knows_guards(self) -> bool:
+        """Whether this kernel tells guard pages from others."""
+        return _knows_guards(self)
+
+    @property
     def _guard(self) -> int:
         return GUARD if _knows_guards(self) else 0
 
     def scan(
-        self, start: int, end: int, inverted: int, mask: int, any_of: int, returned: int, flags: int = 0
+        self,
+        start: int,
+        end: int,
+        inverted: int,
+        mask: int,
+        any_of: int,
+        returned: int,
+        flags: int = 0,
+        most: int = 0,
     ) -> Iterator[tuple[int, int, int]]:
         """PAGEMAP_SCAN: (start, end, categories) of what has all of `mask` (those in `inverted` negated) and any of
-        `any_of`. OSError: EPERM with CHECK_WPASYNC where a mapping is not tracked."""
+        `any_of`; `most` pages of it at a time, where that is not 0. OSError: EPERM with CHECK_WPASYNC where a mapping
+        is not tracked."""
         vector, at = self._vector, ctypes.addressof(self._vector)
         while start < end:
             _ARGUMENT.pack_into(
-                self._argument, 0, 96, flags, start, end, 0, at, _VECTOR, 0, inverted, mask, any_of, returned
+                self._argument, 0, 96, flags, start, end, 0, at, _VECTOR, most, inverted, mask, any_of, returned
             )
             count = _libc.ioctl(self._file, ctypes.c_ulong(_PAGEMAP_SCAN), self._argument)
             if count < 0:
@@ -92,8 +114,12 @@ class PageScan:
                 if number == errno.EINTR:
                     continue
                 raise OSError(number, f"PAGEMAP_SCAN: {os.strerror(number)}")
-            yield from _REGION.iter_unpack(vector.raw[: count * _REGION.size])
+            regions = list(_REGION.iter_unpack(vector.raw[: count * _REGION.size]))
+            yield from regions
             walked = _ARGUMENT.unpack(self._argument.raw)[4]
+            if regions:
+                # Linux 6.18 may say that it came to the beginning of the last region only.
+                walked = max(walked, regions[-1][1])
             if walked <= start:
                 return
             start = walked
@@ -174,11 +200,16 @@ def without(ranges: list[Range], holes: list[Range]) -> list[Range]:
     return found
 
 
+def available() -> bool:
+    """Whether this kernel has PAGEMAP_SCAN."""
+    with PageScan(os.getpid()) as scan:
+        return scan.scans
+
+
 _probed: dict[str, bool] = {}
 
 
 def _available(scan: PageScan) -> bool:
-    """Whether this kernel has PAGEMAP_SCAN."""
     if "scan" not in _probed:
         try:
             list(scan.scan(0, PAGE, 0, 0, PRESENT, PRESENT))

@@ -162,7 +162,8 @@ class SpaceRestore:
     def _descriptor(self, mapping: records.Mapping) -> int:
         found = self._pool.get(pool_key(mapping))
         if found is None:
-            raise UnusableImage(f"what is mapped at {mapping.start:#x} is not in the image: {mapping.path or mapping.key}")
+            what = mapping.path or mapping.key
+            raise UnusableImage(f"what is mapped at {mapping.start:#x} is not in the image: {what}")
         return found
 
     def _has_runs(self, mapping: records.Mapping) -> bool:
@@ -192,6 +193,10 @@ class SpaceRestore:
         for mapping in self.space.mappings:
             if mapping.kind not in ("host_vdso", "vdso"):
                 self._finish(mapping, calls)
+        # Guard pages mark all of what the host holds as one mapping: so when it is cut as it is to be.
+        for mapping in self.space.mappings:
+            if "lo" not in mapping.flags:
+                calls += _guards(mapping)
         calls += self._layout()
         return calls
 
@@ -200,8 +205,8 @@ class SpaceRestore:
         attached = mapping.kind == "shared" and mapping.key.startswith("sysv:")
         if attached or (self._has_runs(mapping) and mapping.prot & 3 != 3):
             calls.append((_MPROTECT, start, size, mapping.prot))
-        # The rest in a fresh mapping of a memfd would not matter to anybody else, either.
-        calls += [(_MADVISE, low, high - low, _MADV_GUARD_INSTALL) for low, high in mapping.guards]
+        if "lo" in mapping.flags:
+            calls += _guards(mapping)  # refused in memory that is locked
         calls += [(_MADVISE, start, size, _LATE[flag]) for flag in mapping.flags if flag in _LATE]
         if mapping.name:
             # Not all kernels keep names (CONFIG_ANON_VMA_NAME).
@@ -223,6 +228,10 @@ class SpaceRestore:
         if space.thp_disabled:
             calls.append((_PRCTL, _PR_SET_THP_DISABLE, 1, 0, 0, 0))
         return calls
+
+
+def _guards(mapping: records.Mapping) -> Calls:
+    return [(_MADVISE, low, high - low, _MADV_GUARD_INSTALL) for low, high in mapping.guards]
 
 
 def pool_key(mapping: records.Mapping) -> str:

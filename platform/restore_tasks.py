@@ -1,8 +1,8 @@
 """Threads of a restored process, who they are, and what they go on with.
 
-Order within a process, each step resting on those before: all threads (made with capabilities that they have only now);
-what each thread tells the host of itself; whose it is; dispositions; the sandbox's filter, for all threads at once; last
-the workspace is unmapped and the registers are set. From the filter on a task is a guest like any other, and goes on
+Order within a process, each step resting on those before: all threads (made with capabilities that they have only
+now); what each thread tells the host of itself; whose it is; dispositions; the sandbox's filter, for all threads at
+once; last the workspace is unmapped and the registers are set. From the filter on a task is a guest like any other, and goes on
 when it is resumed, with the restart of the call that it was in.
 
 Sources: clone3(2), set_robust_list(2), set_tid_address(2), sigaltstack(2), rseq in include/uapi/linux/rseq.h,
@@ -15,6 +15,7 @@ import ctypes
 import os
 import resource
 import struct
+from contextlib import suppress
 
 from trapline.platform import injection
 from trapline.platform import ptrace_calls as pt
@@ -26,7 +27,7 @@ from trapline.sentry.state.records import Directories, ProcessRecord, ThreadReco
 _CLONE_THREAD = 0x100 | 0x200 | 0x400 | 0x800 | 0x10000 | 0x40000  # VM, FS, FILES, SIGHAND, THREAD, SYSVSEM
 _SIGALTSTACK, _SET_ROBUST_LIST, _SET_TID_ADDRESS, _RSEQ, _PRCTL, _RT_SIGACTION = 131, 273, 218, 334, 157, 13
 _SETGROUPS, _SETRESGID, _SETRESUID, _SETFSUID, _SETFSGID, _CAPSET, _UMASK = 116, 119, 117, 122, 123, 126, 95
-_OPENAT, _FCHDIR, _CHROOT, _CLOSE, _MUNMAP, _SECCOMP, _RT_SIGPROCMASK = 257, 81, 161, 3, 11, 317, 14
+_OPENAT, _FCHDIR, _CHROOT, _CLOSE, _SECCOMP = 257, 81, 161, 3, 317
 _PR_SET_DUMPABLE, _PR_SET_KEEPCAPS, _PR_SET_NAME, _PR_CAPBSET_DROP, _PR_SET_TIMERSLACK = 4, 8, 15, 24, 29
 _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE = 38, 47, 2
 _CAPABILITY_VERSION_3, _LAST_CAPABILITY = 0x20080522, 40
@@ -102,26 +103,24 @@ def _identity_calls(thread: ThreadRecord) -> list[Call | Try]:
 
 def schedule(host: int, thread: ThreadRecord, allowed: set[int]) -> None:
     """Policy, nice value and CPUs, set from outside; what may not be had stays as it is."""
-    for act in (
-        lambda: os.sched_setaffinity(host, set(thread.affinity) & allowed or allowed),
-        lambda: os.setpriority(os.PRIO_PROCESS, host, thread.nice),
-        lambda: thread.policy and os.sched_setscheduler(host, thread.policy, os.sched_param(thread.priority)),
-    ):
-        try:
-            act()
-        except OSError:
-            continue
+    with suppress(OSError):
+        os.sched_setaffinity(host, set(thread.affinity) & allowed or allowed)
+    with suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, host, thread.nice)
+    if thread.policy:
+        with suppress(OSError):
+            os.sched_setscheduler(host, thread.policy, os.sched_param(thread.priority))
     if thread.io_priority:
         _libc.syscall(_IOPRIO_SET, _IOPRIO_WHO_PROCESS, host, thread.io_priority)
 
 
-def directory_calls(places: Directories, first_free: int) -> list[Call | Try]:
-    """umask, working directory and root. `first_free`: a descriptor number that is not in use."""
+def directory_calls(places: Directories) -> list[Call | Try]:
+    """umask, working directory and root, of a process that has no descriptor 0."""
     calls: list[Call | Try] = [(_UMASK, places.umask)]
     calls.append((_OPENAT, _AT_FDCWD, Data(os.fsencode(places.cwd) + b"\0"), _O_PATH, 0))
     if places.root != "/":
         calls.append((_CHROOT, Data(os.fsencode(places.root) + b"\0")))
-    calls += [(_FCHDIR, first_free), (_CLOSE, first_free)]
+    calls += [(_FCHDIR, 0), (_CLOSE, 0)]
     return calls
 
 
@@ -146,10 +145,9 @@ def set_limits(host: int, record: ProcessRecord) -> None:
             resource.prlimit(host, number, (soft, hard))
 
 
-def become_guest(leader: Injection, at: int, actions: dict[int, SigAction], program: bytes, flags: int, room: int) -> int:
-    """The last calls: SIGTRAP's disposition, the filter, and the end of the workspace. `at` is a `syscall` instruction
-    of the process, `flags` those of seccomp(2), `room` the length of what lies behind the workspace. The listener's
-    number in the guest, -1 for none. OSError; Gone."""
+def become_guest(leader: Injection, at: int, actions: dict[int, SigAction], program: bytes, flags: int) -> int:
+    """The last calls but the workspace's end: SIGTRAP's disposition, and the filter. `at` is a `syscall` instruction
+    of the process, `flags` those of seccomp(2). The listener's number in the guest, -1 for none. OSError; Gone."""
     host, base = leader.host, leader.workspace.base
     data = base + injection.DATA
     if _SIGTRAP in actions:
@@ -157,7 +155,6 @@ def become_guest(leader: Injection, at: int, actions: dict[int, SigAction], prog
         single(host, at, _RT_SIGACTION, _SIGTRAP, data, 0, 8)
     leader.memory.write(data, struct.pack("<H6xQ", len(program) // 8, data + 16) + program)
     listener = single(host, at, _SECCOMP, 1, flags, data)
-    single(host, at, _MUNMAP, base, injection.SIZE + room)
     return listener if flags & _NEW_LISTENER else -1
 
 

@@ -10,8 +10,8 @@ another decides the order:
 * A session or process group outlives its leader. Then a stand-in with the leader's id leads it until its members have
   joined.
 
-Zombies are made like all others and die at the very end (`restore_processes.py`), when nobody needs them as a leader any
-more. Nothing of this is done twice: whoever fails leaves it to its caller to kill the whole sandbox.
+Zombies are made like all others and die at the very end (restored_session.py), when nobody needs them as a leader
+any more. Nothing of this is done twice: whoever fails leaves it to its caller to kill the whole sandbox.
 
 Sources: clone3(2), setsid(2), setpgid(2), prctl(2) PR_SET_CHILD_SUBREAPER, Linux find_new_reaper (kernel/exit.c).
 """
@@ -59,7 +59,8 @@ class Tree:
         self._init = init
         self.at: dict[int, Injection] = {self._root: root}
         #: The session that a process is in at the moment, 0 for the one that the root was born into.
-        self._session: dict[int, int] = {self._root: 0}
+        #: A pid 1 has led one since before it was the seed.
+        self._session: dict[int, int] = {self._root: init if init == self._root else 0}
         self._parent: dict[int, int] = {}
         ids = {tid for group in state.groups.values() for tid in (group.tgid, group.pgid, group.sid, *group.threads)}
         self._used = ids
@@ -86,7 +87,7 @@ class Tree:
         early = [c for c in children if leads and self._wanted(c) == here and here != group.sid]
         for child in early:
             self._make(tgid, child)
-        if leads:
+        if leads and here != tgid:
             self.at[tgid].run([(_SETSID,)])
             self._session[tgid] = tgid
         for child in children:

@@ -6,7 +6,18 @@ import os
 import signal
 from typing import TYPE_CHECKING
 
-from trapline.platform import injection, pokes, restore_files, restore_memory, restore_tasks, restored_clocks
+import msgspec
+
+from trapline.platform import (
+    injection,
+    pokes,
+    restore_files,
+    restore_ipc,
+    restore_memory,
+    restore_shared,
+    restore_tasks,
+    restored_clocks,
+)
 from trapline.platform import ptrace_calls as pt
 from trapline.platform.injection import Injection, Workspace, await_trap
 from trapline.platform.namespaces import SetupError
@@ -15,14 +26,13 @@ from trapline.platform.restore_tree import Tree, kill_all
 from trapline.platform.seccomp import SeccompEngine
 from trapline.platform.seed import Ready
 from trapline.platform.session import Session
-from trapline.platform.task_ids import read_ids
 from trapline.platform.tracee import Tracee
 from trapline.platform.vdso_image import VdsoImage
 from trapline.sentry.kernel.signal_send import deliverable
-from trapline.sentry.kernel.state import KernelState, TaskStatus
+from trapline.sentry.kernel.state import KernelState
 from trapline.sentry.protocol import Gone
 from trapline.sentry.state.records import ProcessRecord, ThreadRecord
-from trapline.sentry.time.timekeeper import MONOTONIC, MONOTONIC_RAW
+from trapline.sentry.time.timekeeper import MONOTONIC_RAW
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -32,11 +42,12 @@ if TYPE_CHECKING:
     from trapline.platform.restored_image import RestoredImage
     from trapline.sentry.options import DoOptions
 
-_EXIT_GROUP = 231
+_EXIT_GROUP, _CLOSE, _CLOSE_RANGE, _MUNMAP = 231, 3, 436, 11
+_ALL_BUT_TRAP = pt.U64 & ~(1 << signal.SIGTRAP - 1)
 
 
 class RestoredSession(Session):
-    """See the module. `loaded` is the image, checked; `ready` what the seed told."""
+    """See the module. `loaded` is the image, checked."""
 
     def __init__(
         self,
@@ -44,14 +55,14 @@ class RestoredSession(Session):
         sandbox: Sandbox,
         features: ModuleType,
         loaded: RestoredImage,
-        ready: Ready,
         launch: Launch,
     ) -> None:
         self.loaded = loaded
-        self._ready = ready
-        self._features = features
+        self._ready = Ready(0, {}, 0, {}, {})  # what the seed tells
+        self._users: dict[int, int] = {}  # of each address space: processes that have still to be made
         self._listeners: list[Listener] = []
         super().__init__(options, sandbox, features, launch=launch)
+        self.attempts.restore_begins()
 
     # -- what is otherwise than in a new sandbox
     def _first_state(self) -> KernelState:
@@ -63,7 +74,7 @@ class RestoredSession(Session):
         monotonic = sandbox.monotonic_base + planned.monotonic if sandbox.own_time else self.engine.host_monotonic()
         boottime = sandbox.boottime_base + planned.boottime
         restored_clocks.begin(
-            state,
+            state.clock,
             planned,
             self.loaded.saved_clocks,
             (monotonic, boottime, monotonic + raw),
@@ -73,6 +84,9 @@ class RestoredSession(Session):
         return state
 
     def _listen(self, features: ModuleType) -> None:
+        with open(self._started()[0], "rb") as file:
+            file.seek(0)
+            self._ready = msgspec.msgpack.decode(file.read(), type=Ready)
         if isinstance(self.engine, SeccompEngine):
             offered = features.Features(self.options.without)
             self.sync_wake_up = bool(offered.sync_wake_up)
@@ -91,7 +105,7 @@ class RestoredSession(Session):
             pt.call(pt.PTRACE_SEIZE, host, 0, pt.OPTIONS)
             self.sandbox.channel.send(b"g")
             await_trap(host)
-            pt.set_sigmask(host, pt.U64 & ~(1 << signal.SIGTRAP - 1))
+            pt.set_sigmask(host, _ALL_BUT_TRAP)
         except (Gone, OSError) as error:
             raise SetupError(f"the first process cannot be traced: {error}") from None
         root = Injection(host, Workspace(self._ready.base))
@@ -103,49 +117,70 @@ class RestoredSession(Session):
         except (OSError, Gone) as error:
             kill_all(tree.at)
             raise SetupError(f"the processes cannot be made again: {error}") from None
+        self.attempts.restored()
+        self.attempts.loaded()
 
     # -- processes
     def _fill(self, at: dict[int, Injection]) -> None:
         image = self.loaded.image
+        living = [record for record in image.processes if record.zombie < 0]
+        self._memory(at, living)
         guests: list[tuple[Tracee, ThreadRecord]] = []
-        dead: list[ProcessRecord] = []
+        # A child that shares its parent's memory comes first: the last of them unmaps the workspace.
+        for record in reversed(living):
+            guests += self._one(at[record.tgid], record)
         for record in image.processes:
-            leader = at[record.tgid]
             if record.zombie >= 0:
-                dead.append(record)
-                continue
-            self._memory(leader, record)
-            guests += self._one(leader, record)
-        restore_memory.loaded(self.loaded)
-        for record in dead:
-            self._die(at[record.tgid], record)
+                self._die(at[record.tgid], record)
         for tracee, thread in guests:
             self._set_going(tracee, thread)
         self._after(guests)
 
-    def _memory(self, leader: Injection, record: ProcessRecord) -> None:
-        raise NotImplementedError
+    def _memory(self, at: dict[int, Injection], living: list[ProcessRecord]) -> None:
+        """Map and load each address space, in one of the processes that have it."""
+        loaded, ready, image = self.loaded, self._ready, self.loaded.image
+        workspace = ready.base, injection.SIZE
+        taken = [workspace, *ready.vdso.values()]
+        scratch = restore_memory.find_gap(image.spaces.values(), 16 << 20, taken)
+        leader = None
+        for record in living:
+            self._users[record.space] = self._users.get(record.space, 0) + 1
+            if self._users[record.space] > 1:
+                continue
+            leader = at[record.tgid]
+            space = image.spaces[record.space]
+            restored = restore_memory.SpaceRestore(
+                space, loaded.of(f"s{record.space}"), ready.shared, ready.vdso, workspace, scratch
+            ).with_objects(image.shared)
+            leader.run(restored.map())
+            calls, sizes = restored.load()
+            if leader.run(calls) != sizes:
+                raise SetupError(f"the pages of process {record.tgid} cannot be loaded")
+            leader.run(restored.finish())
+        if leader is not None:
+            leader.run(restore_ipc.removals(image.ipc))
+            leader.run(restore_shared.late_seals(image, ready.shared))
 
     def _one(self, leader: Injection, record: ProcessRecord) -> list[tuple[Tracee, ThreadRecord]]:
-        image, engine, state = self.loaded.image, self.engine, self.kernel.state
-        group = state.groups[record.tgid]
-        pool = self._ready.pool
-        leader.run(restore_tasks.directory_calls(image.directories[record.directory], self._ready.free))
-        leader.run(restore_files.place_calls(image, record.table, pool))
+        loaded, engine, state, ready = self.loaded, self.engine, self.kernel.state, self._ready
+        image, group = loaded.image, state.groups[record.tgid]
+        leader.run([(_CLOSE_RANGE, 0, ready.first - 1, 0)])
+        leader.run(restore_ipc.marks(image.ipc, record.tgid))
+        leader.run(restore_tasks.directory_calls(image.directories[record.directory]))
+        leader.run(restore_files.place(image, record.table, ready.pool))
+        leader.run([(_CLOSE_RANGE, ready.first, 0xFFFFFFFF, 0)])
         threads = restore_tasks.make_threads(leader, record)
         allowed = os.sched_getaffinity(self.sandbox.init_pid)
         for made, thread in zip(threads, record.threads, strict=True):
-            pt.set_sigmask(made.host, pt.U64 & ~(1 << signal.SIGTRAP - 1))
+            pt.set_sigmask(made.host, _ALL_BUT_TRAP)
             made.run(restore_tasks.thread_calls(thread))
             restore_tasks.schedule(made.host, thread, allowed)
         leader.run(restore_tasks.disposition_calls(group.actions))
         restore_tasks.set_limits(leader.host, record)
         listening = isinstance(engine, SeccompEngine)
         flags = restore_tasks.filter_flags(listening, self.launch.killable, len(threads))
-        syscall_at = self.loaded.syscall_instruction(group)
-        number = restore_tasks.become_guest(
-            leader, syscall_at, group.actions, self.launch.program, flags, sum(length for _, length in self._ready.vdso)
-        )
+        at = loaded.syscall_instruction(group)
+        number = restore_tasks.become_guest(leader, at, group.actions, self.launch.program, flags)
         tracees = []
         for made, thread in zip(threads, record.threads, strict=True):
             tracee = Tracee(made.host, leader.host, thread.tid, state.tasks[thread.tid])
@@ -153,10 +188,13 @@ class RestoredSession(Session):
             tracees.append((tracee, thread))
         if number >= 0:
             listener = Listener(engine.descriptor(record.tgid, number), self.sync_wake_up)
-            injection.single(leader.host, syscall_at, 3, number)
+            injection.single(leader.host, at, _CLOSE, number)
             self._listeners.append(listener)
             for tracee, _ in tracees:
                 tracee.listener = listener
+        self._users[record.space] -= 1
+        if not self._users[record.space]:
+            injection.single(leader.host, at, _MUNMAP, ready.base, injection.SIZE)
         return tracees
 
     def _die(self, leader: Injection, record: ProcessRecord) -> None:
@@ -182,15 +220,11 @@ class RestoredSession(Session):
         for listener in self._listeners:
             self.pump.listen(listener)
         self.kernel.clocks.resume()
-        for t, thread in guests:
+        for t, _ in guests:
+            task = t.task
+            assert task is not None
             if t.holding is not None:
                 continue
             pt.cont(t.host)
-            group = self.kernel.group(state_task(t))
-            if deliverable(group, state_task(t)):
+            if deliverable(self.kernel.group(task), task):
                 pokes.poke_again(self.engine, t)
-
-
-def state_task(t: Tracee):  # type: ignore[no-untyped-def]
-    assert t.task is not None
-    return t.task

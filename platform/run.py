@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from trapline.platform import caller_terminal, control_socket, features, guardian, guest_start, namespaces, state_dir
 from trapline.platform.caller_terminal import CallerTerminal
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 FAILED = 125
 
 
-def run_sandbox(options: DoOptions) -> int:
+def run_sandbox(options: DoOptions, beginning: Beginning | None = None) -> int:
     """Run a command in a sandbox of its own; the exit status as a shell gives it (128+N for signal N).
 
     Where there is a terminal it does not return for a command that died of a signal, but dies of the same.
@@ -38,7 +38,7 @@ def run_sandbox(options: DoOptions) -> int:
     try:
         own = own_terminal(options, terminal)
         entry = state_dir.create(path, options.command, options.platform)
-        status, killed = run_in(options, entry, watcher, terminal, own)
+        status, killed = run_in(options, entry, watcher, terminal, own, beginning=beginning)
     except (state_dir.StateDirError, namespaces.SetupError) as error:
         return _fail(str(error))
     finally:
@@ -78,6 +78,38 @@ def _end_by(number: int) -> None:
     os.kill(os.getpid(), number)
 
 
+class Beginning(Protocol):
+    """How a sandbox begins: with a program, or where an image left off (restore.py)."""
+
+    def start(self, entry: state_dir.Entry, terminal: CallerTerminal | None) -> namespaces.Setup:
+        """Fork its first processes. SetupError."""
+
+    def session(self, sandbox: namespaces.Sandbox, terminal: CallerTerminal | None, own: OwnTerminal | None) -> Session:
+        """Once its first guest stands before what it is to be. SetupError."""
+
+
+class NewSandbox:
+    """It begins with a program."""
+
+    def __init__(self, options: DoOptions, container: Container | None) -> None:
+        self._options = options
+        self._container = container
+        self._launch = guest_start.Launch(options, bool(features.Features(options.without).wait_killable_recv))
+
+    def start(self, entry: state_dir.Entry, terminal: CallerTerminal | None) -> namespaces.Setup:
+        options, container = self._options, self._container
+        is_init = container is not None
+        guest_main = self._launch.main(options.command, look=container is not None and container.options.created)
+        return namespaces.start(
+            options, guest_main, entry.stage, terminal=terminal, hostname=options.hostname, is_init=is_init
+        )
+
+    def session(self, sandbox: namespaces.Sandbox, terminal: CallerTerminal | None, own: OwnTerminal | None) -> Session:
+        from trapline.platform.session import Session
+
+        return Session(self._options, sandbox, features, terminal, own, self._launch)
+
+
 def run_in(
     options: DoOptions,
     entry: state_dir.Entry,
@@ -85,15 +117,13 @@ def run_in(
     terminal: CallerTerminal | None,
     own: OwnTerminal | None,
     container: Container | None = None,
+    beginning: Beginning | None = None,
 ) -> tuple[int, int]:
     """(exit status, the signal that the command died of or 0). SetupError. With `container` the command is pid 1."""
-    launch = guest_start.Launch(options, bool(features.Features(options.without).wait_killable_recv))
-    guest_main = launch.main(options.command, look=container is not None and container.options.created)
-    setup = namespaces.start(
-        options, guest_main, entry.stage, terminal=terminal, hostname=options.hostname, is_init=container is not None
-    )
+    beginning = beginning or NewSandbox(options, container)
+    setup = beginning.start(entry, terminal)
     # The set-up needs some milliseconds of another process's: import what we need meanwhile.
-    from trapline.platform.session import Session
+    from trapline.platform import session as _  # noqa: F401
 
     listener = _listen(entry, required=container is not None)
     sandbox = setup.wait()
@@ -101,7 +131,7 @@ def run_in(
     watcher.watch(sandbox.init_pidfd, entry.path)
     session: Session | None = None
     try:
-        session = Session(options, sandbox, features, terminal, own, launch)
+        session = beginning.session(sandbox, terminal, own)
         if listener is not None:
             session.listen(listener)
         if container is not None:

@@ -37,7 +37,8 @@ class Ready(msgspec.Struct):
     """What the seed tells before it waits for its tracer."""
 
     base: int  # of the workspace
-    vdso: list[tuple[int, int]]  # where the host's mappings lie behind it: address, length
+    vdso: dict[str, tuple[int, int]]  # where the host's mappings lie behind it: address, length, by name
+    first: int  # all of the pool's descriptors are from here on
     pool: dict[int, int]  # descriptors by the key of their open file description
     shared: dict[str, int]  # descriptors of shared memory and of files without a name, by key
 
@@ -45,6 +46,7 @@ class Ready(msgspec.Struct):
 class Pool(msgspec.Struct):
     """What the opening of files gave."""
 
+    first: int
     files: dict[int, int]
     shared: dict[str, int]
 
@@ -62,7 +64,8 @@ def make(open_pool: Callable[[], Pool], taken: list[tuple[int, int]]) -> GuestMa
             pool = open_pool()
             base = _workspace(taken)
             vdso = _place_vdso(base)
-            ready = Ready(base, [(address, length) for _, address, length in vdso], pool.files, pool.shared)
+            places = {name: (to, length) for name, _, to, length in vdso}
+            ready = Ready(base, places, pool.first, pool.files, pool.shared)
             _send(channel, msgspec.msgpack.encode(ready))
         except BaseException as error:
             fail(channel, error)
@@ -103,25 +106,29 @@ def _workspace(taken: list[tuple[int, int]]) -> int:
     raise MemoryError("no room for a workspace in the address space")
 
 
-def _place_vdso(base: int) -> list[tuple[int, int, int]]:
-    """Of each of the host's vDSO mappings: where it is, where it is to go, and its length; none where there is none."""
-    found, to = [], base + injection.SIZE
+Place = tuple[str, int, int, int]
+
+
+def _place_vdso(base: int) -> list[Place]:
+    """Of each of the host's vDSO mappings: its name, where it is, where it is to go, and its length."""
+    found: list[Place] = []
+    to = base + injection.SIZE
     with open("/proc/self/maps", encoding="ascii") as file:
         for line in file:
             if line.endswith(("[vdso]\n", "[vvar]\n", "[vvar_vclock]\n")):
                 low, high = (int(word, 16) for word in line.split(None, 1)[0].split("-"))
-                found.append((low, to, high - low))
+                found.append((line.split()[-1], low, to, high - low))
                 to += high - low
     if to > base + ROOM:
         raise MemoryError("the host's vDSO is larger than expected")
     return found
 
 
-def _leave(base: int, vdso: list[tuple[int, int, int]]) -> NoReturn:
+def _leave(base: int, vdso: list[Place]) -> NoReturn:
     """Run the workspace's code on calls that unmap all the rest, and stop at its end."""
     calls.unregister_rseq()
-    end = base + injection.SIZE + sum(length for _, _, length in vdso)
-    table = [(_MREMAP, old, length, length, _MREMAP_MAYMOVE | _MREMAP_FIXED, new, 0, 0) for old, new, length in vdso]
+    end = base + injection.SIZE + sum(length for *_, length in vdso)
+    table = [(_MREMAP, old, length, length, _MREMAP_MAYMOVE | _MREMAP_FIXED, new, 0, 0) for _, old, new, length in vdso]
     table += [(_MUNMAP, 0, base, 0, 0, 0, 0, 0), (_MUNMAP, end, _TASK_SIZE - end, 0, 0, 0, 0, 0)]
     packed = b"".join(struct.pack("<8Q", *entry) for entry in table)
     ctypes.memmove(base + injection.TABLE, packed, len(packed))

@@ -39,6 +39,9 @@ from trapline.sentry.time.timekeeper import MONOTONIC_RAW, NSEC, REALTIME
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from trapline.platform.checkpoint_attempts import Attempts
+    from trapline.platform.checkpoint_file import CheckpointFile
+    from trapline.platform.control_target import ControlTarget
     from trapline.platform.detached_terminal import DetachedTerminal
     from trapline.platform.exec_guest import Door
     from trapline.platform.job_control import JobControl
@@ -96,6 +99,8 @@ class Session:
         self.error = ""
         self.killed_by = 0  # the signal that the first guest died of
         self.forwarded = False
+        self._control: ControlTarget | None = None
+        self._attempts: Attempts | None = None
         self._reaped = False
         self.strangers: set[int] = set()  # children of ours that are no guests, or not yet
         self.signals = SignalDescriptor()
@@ -128,6 +133,12 @@ class Session:
             from trapline.platform.core_dump import CoreDumper
 
             self.engine.cores = CoreDumper(options.core_dir)
+        #: Where programs inside ask for checkpoints.
+        self.checkpoint_file: CheckpointFile | None = None
+        if options.checkpoint_dir is not None:
+            from trapline.platform.checkpoint_file import CheckpointFile
+
+            self.checkpoint_file = CheckpointFile(self, options.checkpoint_dir)
         self.recorder = None
         if options.stats or options.stats_json:
             from trapline.platform.stats import Recorder
@@ -187,7 +198,8 @@ class Session:
         if first and not self.options.log and not self.options.debug:
             self.log.tell(f"{line}; all else in the sandbox waits. Run it with --log FILE to see where")
 
-    def _listen(self, features: ModuleType) -> None:
+    def _started(self) -> list[int]:
+        """What the first process sends along when it is ready. SetupError."""
         # The sender's credentials come along, so there must be room for both.
         message, ancillary, _, _ = self.sandbox.channel.recvmsg(4096, 256, socket.MSG_CMSG_CLOEXEC)
         fds = array.array("i")
@@ -196,6 +208,10 @@ class Session:
                 fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
         if message[:1] != b"L":
             raise SetupError(message[1:].decode(errors="replace") or "the first guest did not start")
+        return list(fds)
+
+    def _listen(self, features: ModuleType) -> None:
+        fds = self._started()
         if isinstance(self.engine, SeccompEngine):
             offered = features.Features(self.options.without)
             self.sync_wake_up = bool(offered.sync_wake_up)
@@ -240,13 +256,29 @@ class Session:
 
         def connected() -> None:
             self.pump.remove(listener.fileno())
-            from trapline.platform.control_target import ControlTarget
             from trapline.sentry.control.server import serve_to_the_end
 
-            control = ControlTarget(self)
-            self.pump.spawn(lambda: serve_to_the_end(listener, control))
+            self.pump.spawn(lambda: serve_to_the_end(listener, self.control))
 
         self.pump.add(listener.fileno(), connected)
+
+    @property
+    def attempts(self) -> Attempts:
+        """What is known of this sandbox's checkpoints, from when somebody asks or it is made from one."""
+        if self._attempts is None:
+            from trapline.platform.checkpoint_attempts import Attempts
+
+            self._attempts = Attempts(self)
+        return self._attempts
+
+    @property
+    def control(self) -> ControlTarget:
+        """What can be asked of this sandbox, made when somebody asks."""
+        if self._control is None:
+            from trapline.platform.control_target import ControlTarget
+
+            self._control = ControlTarget(self)
+        return self._control
 
     def ends_with(self) -> set[int]:
         """Host ids of those whose death is the sandbox's."""
@@ -383,6 +415,8 @@ class Session:
             self.jobs.end(os.WIFSIGNALED(self.root_status))
         if self.watchdog is not None:
             self.watchdog.close()
+        if self.checkpoint_file is not None:
+            self.checkpoint_file.close()
         if self.recorder is not None:
             from trapline.platform import stats
 

@@ -184,14 +184,19 @@ class VdsoImage:
     `descriptor` is the read-only one to hand to guests. A new instance's page is all zero: not ready.
     """
 
-    def __init__(self, path: str | None = None, host: HostVdso | None = None) -> None:
-        """FileNotFoundError: not built (`python vdso/build.py`). OSError(ENOSYS): no usable host vDSO.
+    def __init__(self, path: str | None = None, host: HostVdso | None = None, saved: bytes = b"") -> None:
+        """`saved`: what `saved` gave in another sandbox, for guests that are restored with it in place of the file.
+
+        FileNotFoundError: not built (`python vdso/build.py`). OSError(ENOSYS): no usable host vDSO.
 
         ValueError: the file is no image of this version.
         """
         self.host = host or host_vdso()
-        with open(path or image_path(), "rb") as file:
-            built = bytearray(file.read(PAGE).ljust(PAGE, b"\0"))
+        if saved:
+            built = bytearray(saved[PAGE : 2 * PAGE])
+        else:
+            with open(path or image_path(), "rb") as file:
+                built = bytearray(file.read(PAGE).ljust(PAGE, b"\0"))
         magic, version, size, trampoline, with_call, with_fd, loader_end, setup, _ = _INFO_HEAD.unpack_from(
             built, INFO
         )
@@ -236,6 +241,10 @@ class VdsoImage:
             for index, (offset, length) in enumerate(host.mappings):
                 struct.pack_into("<qQ", image, _MAPPINGS + 8 + 16 * index, offset, length)
         return bytes(ours)
+
+    def saved(self) -> tuple[bytes, list[tuple[int, int]]]:
+        """For an image: both copies, and where the host's mappings were (offset from the base of [vdso], length)."""
+        return os.pread(self.descriptor, 2 * PAGE, PAGE), list(self.host.mappings)
 
     def write_page(self, offset: int, data: bytes) -> None:
         """Store into the parameter page, at once visible to all guests. See `ParameterPage`."""

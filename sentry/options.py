@@ -78,6 +78,11 @@ class DoOptions(msgspec.Struct):
     clock_rate: tuple[int, int] = (1, 1)  # sandbox time per host time, for tests
     strace: StraceOptions | None = None
     without: set[str] = set()  # features of the host not to be used, for tests (platform/features.py)
+    checkpoint_dir: str | None = None  # where checkpoints go that programs inside ask for; None: they cannot
+    # Commands that run inside: before a save and once the sandbox goes on; after a restore. Empty: none.
+    save_hook: list[str] = []
+    restore_hook: list[str] = []
+    hook_timeout: float = 600.0  # seconds until one that has not ended is killed; 0: never
     # What only a bundle asks for (sentry/control/oci.py); the defaults are what `do` does.
     hostname: str = ""  # "": the host's
     keep_env: bool = True  # start from the caller's environment; False: from none
@@ -117,3 +122,34 @@ class ContainerOptions(msgspec.Struct):
     created: bool = False  # stop before the program is executed, until `start`; detached
     pid_file: str | None = None  # the sentry's pid is written there once it runs or waits
     annotations: dict[str, str] = {}
+
+
+class RestoreOptions(msgspec.Struct):
+    """Options of a sandbox that is made from a checkpoint. Paths are absolute paths of the host; None: as in the image.
+
+    `platform/restore.py: restore_sandbox` takes it and returns the exit status: the first program's where it was waited
+    for, and 0 as soon as a detached one goes on.
+    """
+
+    image_path: str
+    id: str = ""  # "": without a name, as with `do`
+    background: bool = False  # go on at once, and load memory meanwhile
+    clock_continue: bool = False  # clocks go on where they stood, in place of counting the time since
+    detach: bool = False
+    pid_file: str | None = None  # the sentry's pid is written there once it goes on
+    progress: bool = False  # show on standard error how far loading is (platform/progress_bar.py)
+    platform: str | None = None
+    state_dir: str | None = None  # None: chosen by platform/state_dir.py
+    checkpoint_dir: str | None = None
+    save_hook: list[str] | None = None
+    restore_hook: list[str] | None = None
+    hook_timeout: float | None = None
+    log: str | None = None  # file; None: standard error
+    log_format: str = "text"  # "text" or "json"
+    debug: bool = False
+    stats: bool = False
+    stats_json: str | None = None
+    core_dir: str | None = None
+    watchdog: float = 3.0
+    strace: StraceOptions | None = None
+    without: set[str] = set()  # features of the host not to be used, for tests (platform/features.py)

@@ -87,6 +87,19 @@ def _socket(text: str) -> str:
     return os.path.abspath(text)
 
 
+def _words(text: str) -> list[str]:
+    """A command with its arguments, quoted as for a shell."""
+    from shlex import split
+
+    try:
+        words = split(text)
+    except ValueError as error:
+        raise ValueError(f"takes a command, quoted as for a shell ({error})".lower()) from None
+    if not words or not words[0]:
+        raise ValueError("takes a command, quoted as for a shell")
+    return words
+
+
 def _rate(text: str) -> tuple[int, int]:
     """`0.5` or `1/2` as a reduced fraction; between a thousandth and a thousand."""
     from math import gcd
@@ -106,6 +119,25 @@ def _rate(text: str) -> tuple[int, int]:
     return number // common, divisor // common
 
 
+#: What `restore` takes, too.
+CHECKPOINT_FLAGS = (
+    Flag(
+        "--checkpoint-dir",
+        "DIR",
+        "Let programs inside ask for checkpoints, which go to this directory; see docs/control.md.",
+        parse=_directory,
+    ),
+    Flag(
+        "--save-hook",
+        "CMD",
+        "Run this in the sandbox before each checkpoint, which it can prevent, and once the sandbox goes on.",
+        parse=_words,
+    ),
+    Flag("--restore-hook", "CMD", "Run this in the sandbox after a restore.", parse=_words),
+    Flag(
+        "--hook-timeout", "SECONDS", "Kill a hook that has not ended by then; 0: never. Default: 600.", parse=_seconds
+    ),
+)
 FLAGS = (
     Flag("--rootfs", "DIR", "A directory to use as the root in place of the host's.", parse=_directory),
     Flag("--cwd", "DIR", "Start in this directory in place of the current one (with --rootfs: of /)."),
@@ -155,6 +187,7 @@ FLAGS = (
     ),
     Flag("--record", "FILE", "Give it a terminal, and write the session as an asciicast (v2).", parse=_file),
     Flag("--record-input", help="Record what is typed, too: passwords included."),
+    *CHECKPOINT_FLAGS,
     Flag("--state-dir", "DIR", "Where running sandboxes are written down."),
     Flag("--stats", help="Print counters of the system calls at the end."),
     Flag("--stats-json", "FILE", "Write the counters as JSON.", parse=_file),
@@ -205,7 +238,7 @@ def of_values(values: dict[str, Any], command: list[str]) -> DoOptions:
         state_dir=_absolute(values["state_dir"], None),
         stats=bool(values["stats"]),
         stats_json=values["stats_json"],
-        strace=_strace(values),
+        strace=strace(values),
         core_dir=values["core_dir"],
         watchdog=values["watchdog"],
         tty=bool(values["tty"] or values["record"] or values["console_socket"]),
@@ -213,11 +246,19 @@ def of_values(values: dict[str, Any], command: list[str]) -> DoOptions:
         record=values["record"],
         record_input=bool(values["record_input"]),
         clock_rate=values["clock_rate"] or (1, 1),
-        without=_without(values["without"]),
+        without=without(values["without"]),
+        **hooks(values),
     )
 
 
-def _strace(values: dict[str, Any]) -> StraceOptions | None:
+def hooks(values: dict[str, Any]) -> dict[str, Any]:
+    """Options of CHECKPOINT_FLAGS, those that were given."""
+    names = ("checkpoint_dir", "save_hook", "restore_hook", "hook_timeout")
+    return {name: values[name] for name in names if values[name] is not None}
+
+
+def strace(values: dict[str, Any]) -> StraceOptions | None:
+    """What STRACE_FLAGS ask for. UsageError."""
     if not values["strace"] and not any([values[name] for name in STRACE_KEYS]):
         return None
     from trapline.sentry.cli import strace_options
@@ -231,7 +272,8 @@ def _absolute(path: str | None, rootfs: str | None) -> str | None:
     return os.path.normpath("/" + path) if rootfs else os.path.abspath(path)
 
 
-def _without(names: list[str]) -> set[str]:
+def without(names: list[str]) -> set[str]:
+    """Features of the host not to be used. UsageError."""
     if names:
         from trapline.platform.features import FEATURES
 

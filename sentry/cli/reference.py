@@ -71,7 +71,7 @@ def markdown() -> str:
 def _table(flags: Sequence[Flag]) -> str:
     rows = ["| flag | |\n|---|---|\n"]
     for flag in flags:
-        names = ", ".join([f"`{name}{' ' + flag.metavar if flag.metavar else ''}`" for name in _names(flag)])
+        names = ", ".join([f"`{name}{flag.value_shown}`" for name in _names(flag)])
         text = flag.help + (" May be repeated." if flag.repeat else "")
         if isinstance(flag.default, str) and flag.default:
             text += f" Default: {flag.default}."
@@ -88,7 +88,11 @@ def _cell(text: str) -> str:
 
 
 #: Verbs whose first word is a sandbox's id.
-WITH_ID = ("start", "exec", "attach", "kill", "pause", "resume", "wait", "delete", "state", "ps", "events")
+WITH_ID = (
+    "start", "exec", "attach", "kill", "pause", "resume", "checkpoint", "wait", "delete", "state", "ps", "events",
+)  # fmt: skip
+#: Verbs whose words are directories.
+WITH_DIRECTORY = ("statefile",)
 #: Verbs whose words are a command of the host's.
 WITH_COMMAND = ("do", "run", "compare")
 _DIRECTORIES = ("DIR",)
@@ -119,6 +123,7 @@ def bash() -> str:
         .replace("@FLAGS@", "".join(flags).rstrip("\n"))
         .replace("@VALUES@", "".join(values).rstrip("\n"))
         .replace("@WITH_ID@", "|".join(WITH_ID))
+        .replace("@WITH_DIRECTORY@", "|".join(WITH_DIRECTORY))
         .replace("@WITH_COMMAND@", "|".join(WITH_COMMAND))
     )
 
@@ -132,6 +137,8 @@ def zsh() -> str:
         lines.append("        '--help[Print the help.]'")
         if command.name in WITH_ID:
             lines.append("        '1:id:_trapline_ids'")
+        if command.name in WITH_DIRECTORY:
+            lines.append("        '1:directory:_files -/'")
         if command.name in WITH_COMMAND:
             lines.append("        '*::command:_normal'")
         cases.append(f"    {command.name}) _arguments -S \\\n" + " \\\n".join(lines) + " ;;\n")
@@ -175,6 +182,8 @@ def fish() -> str:
             lines.append(f"{line} -d {_fish(flag.help)}\n")
         if command.name in WITH_ID:
             lines.append(f"complete -c trapline -n {seen} -a '(trapline list --quiet 2>/dev/null)'\n")
+        if command.name in WITH_DIRECTORY:
+            lines.append(f"complete -c trapline -n {seen} -a '(__fish_complete_directories)'\n")
         if command.name in WITH_COMMAND:
             lines.append(f"complete -c trapline -n {seen} -a '(__fish_complete_subcommand)'\n")
     return "".join(lines)
@@ -265,6 +274,7 @@ _trapline() {
                     _trapline_words "HUP INT QUIT KILL USR1 USR2 TERM CONT STOP TSTP" "$cur"
                 fi
                 ;;
+            @WITH_DIRECTORY@) _trapline_path -d "$cur" ;;
             @WITH_COMMAND@)
                 if [ $seen -eq 0 ]; then _trapline_path -c "$cur"; else _trapline_path -f "$cur"; fi
                 [ $seen -eq 99 ] && [ "${words[-1]}" = -- ] && _trapline_path -c "$cur"

@@ -11,6 +11,7 @@ import socket
 
 TYPE_CHECKING = False  # not imported: typing costs half as much as Python's own start
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 VERSION = 1  # rpc.VERSION
@@ -98,10 +99,15 @@ class Client:
             return number
         return self._post(method, params, fds)
 
-    def finish(self, number: int) -> Any:
-        """Wait for the answer. ControlError."""
+    def finish(self, number: int, told: Callable[[str, dict[str, Any]], None] | None = None) -> Any:
+        """Wait for the answer. ControlError. `told` gets what the server says meanwhile: a notification's name and its
+        parameters."""
         while True:
             answer = self._receive()
+            if "method" in answer:
+                if told is not None:
+                    told(answer["method"], answer.get("params", {}))
+                continue
             if "error" in answer:
                 error = answer["error"]
                 raise ControlError(error.get("message", "an error without a text"), error.get("code", 0))

@@ -7,7 +7,8 @@ in the sentry's one thread. Errors that a client shall see are `Refused`; their 
 from __future__ import annotations
 
 import enum
-from typing import Protocol
+from collections.abc import Callable
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -85,6 +86,36 @@ class Started(msgspec.Struct):
     master: int = -1
 
 
+class CheckpointSpec(msgspec.Struct):
+    """What is to be saved, and how. Paths are absolute paths of the host; see `trapline checkpoint`."""
+
+    image_path: str  # a directory that the image becomes
+    leave_running: bool = False  # go on afterwards, in place of ending the sandbox
+    compression: Literal["none", "zstd"] = "none"
+    direct: bool = False  # O_DIRECT (open(2)): past the page cache
+    parent_path: str = ""  # an earlier image of the same sandbox: save only what was written since
+    drop: bool = False  # leave out what cannot be saved, and say so, in place of refusing
+    fsync: bool = True  # the image outlives a power failure once it is there
+    timeout: float = 0.0  # s; not done by then, the sandbox goes on as it was. 0: no limit
+
+
+class CheckpointResult(msgspec.Struct):
+    """What was saved."""
+
+    number: int = 0  # which checkpoint of the sandbox it is (docs/checkpoint-waiting.md)
+    image_path: str = ""
+    size: int = 0  # of the image, bytes
+    seconds: float = 0.0  # from the call to the image's name
+    pause_ms: float = 0.0  # for which no guest ran
+    dropped: list[str] = []  # what was left out since it cannot be saved
+    notes: list[str] = []  # what came out differently than one may expect
+
+
+#: Told how far long work is: (bytes done, bytes in all or 0 where that is not known, what is being done in a word or
+#: two). Called in the sentry's thread, as often as one likes, and returns at once.
+Report = Callable[[int, int, str], None]
+
+
 class Control(Protocol):
     """One sandbox, seen from its own control server."""
 
@@ -113,6 +144,19 @@ class Control(Protocol):
 
     async def resume(self) -> None:
         """Go on. Refused unless paused."""
+
+    async def checkpoint(self, spec: CheckpointSpec, report: Report) -> CheckpointResult:
+        """Save the sandbox, which ends then unless `leave_running`. Refused in any state but running, while another
+        attempt is in progress, and where it cannot be saved: then it runs as before, and so it does when the call is
+        cancelled."""
+
+    async def wait_checkpoint(self, number: int | None) -> int:
+        """Until checkpoint `number` is there, or (None) the next attempt is over; how many there are then. Refused when
+        that failed. It is registered before the first await (docs/checkpoint-waiting.md)."""
+
+    async def wait_restore(self) -> int:
+        """Until all of the image is there that the sandbox was restored from; the number of its checkpoint. Refused
+        when that failed, or for a sandbox that was not restored."""
 
     def processes(self) -> list[Process]: ...
 

@@ -114,6 +114,11 @@ def result(identifier: Any, value: Any) -> bytes:
     return _encoder.encode({"jsonrpc": "2.0", "id": identifier, "result": value}) + b"\n"
 
 
+def notice(method: str, params: Any) -> bytes:
+    """The line of a notification: of a call that has no answer (the specification, section 4.1)."""
+    return _encoder.encode({"jsonrpc": "2.0", "method": method, "params": params}) + b"\n"
+
+
 def failure(identifier: Any, error: RpcError) -> bytes:
     """The line that answers a call that failed; the id is None where it is not known."""
     body = {"code": error.code, "message": error.message}

@@ -16,13 +16,15 @@ import socket
 import struct
 from collections.abc import Awaitable, Callable
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import trio
 
 from trapline.sentry.control import rpc
-from trapline.sentry.control.interface import Control, ExecSpec, NoSuchProcess, Refused
+from trapline.sentry.control.interface import CheckpointSpec, Control, ExecSpec, NoSuchProcess, Refused, Report
+from trapline.sentry.control.progress import Progress
 from trapline.sentry.control.rpc import RpcError
 
 if TYPE_CHECKING:
@@ -72,6 +74,18 @@ class Pause(msgspec.Struct):
     freeze_clocks: bool = False
 
 
+class Checkpoint(msgspec.Struct):
+    """What is to be saved, and how."""
+
+    spec: CheckpointSpec
+
+
+class WaitCheckpoint(msgspec.Struct):
+    """`number`: the checkpoint that is waited for, 0 or more; null: the end of the next attempt."""
+
+    number: int | None = None
+
+
 class Resize(msgspec.Struct):
     """The terminal of the first process, or of one that `exec` started."""
 
@@ -107,10 +121,16 @@ class _Methods:
             "resume": (Nothing, self._resume),
             "attach": (Nothing, self._attach),
             "ended": (Nothing, self._ended),
+            "wait_checkpoint": (WaitCheckpoint, self._wait_checkpoint),
+            "wait_restore": (Nothing, self._wait_restore),
+        }
+        #: They take long, and tell their client meanwhile how far they are.
+        self.reporting: dict[str, tuple[type[Any], Callable[[Any, Report], Awaitable[Answer]]]] = {
+            "checkpoint": (Checkpoint, self._checkpoint),
         }
 
     def names(self) -> list[str]:
-        return sorted([*self.direct, *self.waiting])
+        return sorted([*self.direct, *self.waiting, *self.reporting])
 
     def _state(self, _: Nothing) -> dict[str, Any]:
         return {"status": self._control.status.value}
@@ -150,6 +170,23 @@ class _Methods:
     async def _resume(self, _: Nothing, __: list[int]) -> Answer:
         await self._control.resume()
         return Answer(None)
+
+    async def _checkpoint(self, given: Checkpoint, report: Report) -> Answer:
+        spec = given.spec
+        paths = [spec.image_path, spec.parent_path] if spec.parent_path else [spec.image_path]
+        if any("\0" in path or not path.startswith("/") for path in paths):
+            raise RpcError(rpc.INVALID_PARAMS, "wrong parameters: paths of images are absolute")
+        if not 0 <= spec.timeout < 1 << 32:
+            raise RpcError(rpc.INVALID_PARAMS, "wrong parameters: timeout is a number of seconds, 0 for no limit")
+        return Answer(await self._control.checkpoint(spec, report))
+
+    async def _wait_checkpoint(self, given: WaitCheckpoint, _: list[int]) -> Answer:
+        if given.number is not None and given.number < 0:
+            raise RpcError(rpc.INVALID_PARAMS, "wrong parameters: the number of a checkpoint is 0 or more")
+        return Answer({"count": await self._control.wait_checkpoint(given.number)})
+
+    async def _wait_restore(self, _: Nothing, __: list[int]) -> Answer:
+        return Answer({"count": await self._control.wait_restore()})
 
     async def _attach(self, _: Nothing, __: list[int]) -> Answer:
         master, shown = await self._control.attach()
@@ -230,23 +267,46 @@ class _Connection:
             if (direct := methods.direct.get(request.method)) is not None:
                 answer = Answer(_guarded(direct[1], rpc.decode_params(request.params, direct[0])))
                 return not request.wants_answer or await self._send(rpc.result(identifier, answer.value))
-            waiting = methods.waiting.get(request.method)
-            if waiting is None:
+            found: tuple[type[Any], Callable[..., Awaitable[Answer]]] | None
+            found = methods.waiting.get(request.method) or methods.reporting.get(request.method)
+            if found is None:
                 raise RpcError(rpc.METHOD_NOT_FOUND, f"there is no method {request.method[:64]!r}")
             # What a wrong call brought along is taken before its mistake is found, or the next call would get it.
             wanted = rpc.decode_params(request.params, _Fds).fds
             if not 0 <= wanted <= len(self._fds):
                 raise RpcError(rpc.INVALID_PARAMS, f"wrong parameters: {wanted} descriptors, of {len(self._fds)}")
             fds, self._fds = self._fds[:wanted], self._fds[wanted:]
-            params = rpc.decode_params(request.params, waiting[0])
+            params = rpc.decode_params(request.params, found[0])
             if self.calls >= MAX_CALLS:
                 raise RpcError(rpc.TOO_MUCH, f"more than {MAX_CALLS} calls at a time")
         except RpcError as error:
             _close(fds)
             return await self._send(rpc.failure(identifier, error))
         self.calls += 1
-        nursery.start_soon(self._call, request, waiting[1], params, fds)
+        function: Callable[[Any, list[int]], Awaitable[Answer]] = found[1]
+        if request.method in methods.reporting:
+            function = partial(self._reported, request, function)
+        nursery.start_soon(self._call, request, function, params, fds)
+        # It has begun before the client's next call is looked at: who asks to be told of something, and then for it, is
+        # told of it.
+        await trio.lowlevel.checkpoint()
         return True
+
+    async def _reported(
+        self, request: rpc.Request, function: Callable[[Any, Any], Awaitable[Answer]], params: Any, _: list[int]
+    ) -> Answer:
+        report: Report = Progress(request.id, self._offer).report if request.wants_answer else lambda *_: None
+        return await function(params, report)
+
+    def _offer(self, line: bytes) -> bool:
+        """Send a short line, if the client has room for it: a unix stream socket takes such a one whole or not at all.
+        Whether it had."""
+        if self._sending.locked():
+            return False  # in the middle of another
+        try:
+            return os.write(self._socket.fileno(), line) == len(line)
+        except OSError:
+            return False
 
     async def _greet(self, request: rpc.Request) -> bool:
         if request.method != "hello":

@@ -134,6 +134,7 @@ class TTY(msgspec.Struct):
     number: int  # device number of the slave side, as TIOCGDEV tells it; tty.OUTSIDE is added to those from outside
     sid: int  # the session whose it is; 0: one of outside
     foreground: int  # its process group that may read and gets the keys' signals; 0: one of outside
+    doubted: bool = False  # a member of the session was told of a hangup: whether a process still has it is asked
 
 
 class TimerSetting(msgspec.Struct):
@@ -196,7 +197,8 @@ class KernelState(msgspec.Struct, dict=True):
     timers: dict[str, TimerSetting] = {}  # those that are armed, by key (see time/clocks.py)
     counts: dict[int, int] = {}  # owned calls answered, by number
     exec_count: int = 0
-    checkpoint_count: int = 0
+    checkpoint_count: int = 0  # see checkpoints.py
+    checkpoint_asked: int = 0  # requests of programs inside that are not answered, the first is being served
     cpus: int = 1
     allowed_cpus: list[int] = []  # the host's CPUs that guests are held to, ascending; empty: to none
     root_tgid: int = 0

@@ -18,6 +18,10 @@ GUESTS = "guests.msgpack"
 META = "pages_meta.img"
 #: Compression: the name of the file with pages.
 PAGES = {"none": "pages.img", "zstd": "pages.img.zst"}
+#: Fields that are numbers of 63 bits.
+NUMBERS = (
+    "checkpoint_count", "processes", "threads", "realtime", "monotonic", "boottime", "xsave_size", "created",
+)  # fmt: skip
 #: Bytes of a manifest that is read at all.
 LONGEST = 64 << 20
 
@@ -97,7 +101,7 @@ def checksum_of(value: dict[str, Any]) -> str:
 
 def text(manifest: Manifest) -> bytes:
     """manifest.json, with its checksum, which is set."""
-    value = codec.plain(manifest)
+    value = codec.plain(manifest, json=True)
     manifest.checksum = value["checksum"] = checksum_of(value)
     return codec.json_text(value)
 

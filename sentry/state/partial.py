@@ -50,7 +50,11 @@ class Partial:
                 raise Taken(f"{self.target} exists already: another save was faster") from None
             raise
         if sync:
-            _sync_directory(os.path.dirname(self.target))
+            try:
+                _sync_directory(os.path.dirname(self.target))
+            except OSError:
+                os.rename(self.target, self.path)  # it failed: nothing of it may stay
+                raise
         self.close()
 
     def close(self) -> None:

@@ -18,7 +18,22 @@ import trio
 
 from trapline.sentry.control import rpc, server
 from trapline.sentry.control.client import Client, ControlError, Gone
-from trapline.sentry.control.interface import ExecSpec, NoSuchProcess, Process, Refused, Started, Stats, Status
+from trapline.sentry.control.interface import (
+    CheckpointResult,
+    CheckpointSpec,
+    ExecSpec,
+    NoSuchProcess,
+    Process,
+    Refused,
+    Report,
+    Started,
+    Stats,
+    Status,
+)
+from trapline.sentry.kernel.checkpoints import Busy, Checkpoints, Waiter
+from trapline.sentry.kernel.state import KernelState
+
+TALK = 10_000  # so many lines are more than a socket holds
 
 
 class FakeControl:
@@ -30,6 +45,9 @@ class FakeControl:
         self.asked: list[Any] = []
         self.cancelled: list[str] = []
         self.waiting = trio.Event()
+        self.checkpoints = Checkpoints(KernelState())
+        self.saving = trio.Event()  # a checkpoint is being made
+        self.saved = trio.Event()  # it may end
 
     async def start(self) -> None:
         if self.status is not Status.CREATED:
@@ -74,6 +92,43 @@ class FakeControl:
 
     async def resume(self) -> None:
         self.status = Status.RUNNING
+
+    async def checkpoint(self, spec: CheckpointSpec, report: Report) -> CheckpointResult:
+        self.asked.append(spec)
+        try:
+            self.checkpoints.begin()
+        except Busy:
+            raise Refused("a checkpoint is being made already") from None
+        if spec.image_path == "/full":
+            self.checkpoints.fail("no space left")
+            raise Refused("no space left")
+        for done in range(0, 1001):
+            report(done, 1000, "memory")
+        report(1000, 1000, "metadata")
+        for turn in range(TALK if spec.image_path == "/talkative" else 0):
+            report(turn, 0, f"{turn} {'x' * 60}")
+        self.saving.set()
+        try:
+            await self.saved.wait()
+        except trio.Cancelled:
+            self.cancelled.append("checkpoint")
+            self.checkpoints.fail("it was cancelled")
+            raise
+        return CheckpointResult(self.checkpoints.succeed(), spec.image_path, 4096, 0.5, 12.5, ["a socket"])
+
+    async def wait_checkpoint(self, number: int | None) -> int:
+        event = trio.Event()
+        waiter: Waiter = self.checkpoints.wait(number, event.set)
+        self.waiting.set()
+        if waiter.outcome is None:
+            await event.wait()
+        assert waiter.outcome is not None
+        if waiter.outcome.error:
+            raise Refused(waiter.outcome.error)
+        return waiter.outcome.count
+
+    async def wait_restore(self) -> int:
+        raise Refused("it was not made from a checkpoint")
 
     def processes(self) -> list[Process]:
         return [Process(1, 0, 1, 1, 0, "", "S", 1, 0.5, 4096, 1.5, ["sh"])]
@@ -155,8 +210,8 @@ class Raw:
         return json.loads(text)
 
 
-def line(method: str, number: int = 1, **params: Any) -> bytes:
-    return json.dumps({"jsonrpc": "2.0", "id": number, "method": method, "params": params}).encode() + b"\n"
+def line(method: str, identifier: int = 1, **params: Any) -> bytes:
+    return json.dumps({"jsonrpc": "2.0", "id": identifier, "method": method, "params": params}).encode() + b"\n"
 
 
 def test_calls_and_their_answers() -> None:
@@ -190,6 +245,16 @@ def test_calls_and_their_answers() -> None:
         ("exec", {"spec": {"args": ["a\0b"], "terminal": True}}, rpc.INVALID_PARAMS, "NUL"),
         ("exec", {"spec": {"args": ["bug"], "terminal": True}}, rpc.INTERNAL_ERROR, "ZeroDivisionError"),
         ("resize", {"rows": -1, "columns": 3}, rpc.INVALID_PARAMS, "16 bits"),
+        ("wait_restore", {}, rpc.REFUSED, "not made from a checkpoint"),
+        ("wait_checkpoint", {"number": -1}, rpc.INVALID_PARAMS, "0 or more"),
+        ("checkpoint", {}, rpc.INVALID_PARAMS, "spec"),
+        ("checkpoint", {"spec": {"image_path": "here"}}, rpc.INVALID_PARAMS, "absolute"),
+        ("checkpoint", {"spec": {"image_path": ""}}, rpc.INVALID_PARAMS, "absolute"),
+        ("checkpoint", {"spec": {"image_path": "/a\0"}}, rpc.INVALID_PARAMS, "absolute"),
+        ("checkpoint", {"spec": {"image_path": "/a", "parent_path": "b"}}, rpc.INVALID_PARAMS, "absolute"),
+        ("checkpoint", {"spec": {"image_path": "/a", "timeout": -1}}, rpc.INVALID_PARAMS, "seconds"),
+        ("checkpoint", {"spec": {"image_path": "/a", "compression": "lzma"}}, rpc.INVALID_PARAMS, "compression"),
+        ("checkpoint", {"spec": {"image_path": "/full"}}, rpc.REFUSED, "no space left"),
     ],
 )
 def test_errors(method: str, params: dict[str, Any], code: int, text: str) -> None:
@@ -406,3 +471,104 @@ def test_a_server_that_is_gone() -> None:
             listener.accept()[0].close()
             with client, pytest.raises(Gone):
                 client.call("state")
+
+
+def test_a_checkpoint_tells_how_far_it_is() -> None:
+    async def body(directory: str, control: FakeControl) -> None:
+        told: list[dict[str, Any]] = []
+
+        def ask() -> Any:
+            with Client(directory) as client:
+                number = client.begin("checkpoint", spec={"image_path": "/i", "leave_running": True, "timeout": 2.5})
+
+                def tell(name: str, params: dict[str, Any]) -> None:
+                    assert name == "progress" and params.pop("id") == number
+                    told.append(params)
+                    if params["phase"] == "metadata":
+                        trio.from_thread.run_sync(control.saved.set)
+
+                return client.finish(number, tell)
+
+        result = await trio.to_thread.run_sync(ask)
+        assert control.asked == [CheckpointSpec("/i", leave_running=True, timeout=2.5)]
+        assert result == {
+            "number": 1, "image_path": "/i", "size": 4096, "seconds": 0.5, "pause_ms": 12.5, "dropped": ["a socket"],
+            "notes": [],
+        }  # fmt: skip
+        # Of a thousand only the first, the last, and what there was time for; a new phase at once.
+        assert (told[0], told[-1]["phase"]) == ({"done": 0, "total": 1000, "phase": "memory"}, "metadata")
+        assert {"done": 1000, "total": 1000, "phase": "memory"} in told and len(told) < 100
+        # Who does not ask for it is not bothered.
+        assert (await asked(directory, "checkpoint", spec={"image_path": "/j"}))["number"] == 2
+
+    serving(body)
+
+
+def test_who_takes_no_progress_holds_up_no_save() -> None:
+    async def body(directory: str, control: FakeControl) -> None:
+        async with Raw(directory) as raw:
+            await raw.hello()
+            await raw.say(line("checkpoint", 7, spec={"image_path": "/talkative"}))
+            await control.saving.wait()
+            control.saved.set()
+            heard = [await raw.hear()]  # all of them whole lines
+            while "method" in heard[-1]:
+                heard.append(await raw.hear())
+            assert heard[-1]["id"] == 7 and heard[-1]["result"]["number"] == 1
+            assert 10 < len(heard) < TALK  # some had no room
+
+    serving(body)
+
+
+def test_other_clients_ask_while_one_saves() -> None:
+    async def body(directory: str, control: FakeControl) -> None:
+        async with Raw(directory) as saver, Raw(directory) as waiter:
+            await saver.hello()
+            await waiter.hello()
+            await waiter.say(line("wait_checkpoint", 5) + line("wait_checkpoint", 6, number=1))
+            await saver.say(line("checkpoint", 4, spec={"image_path": "/i"}))
+            await control.saving.wait()
+            assert await asked(directory, "state") == {"status": "running"}
+            assert (await asked(directory, "ps"))[0]["pid"] == 1
+            with pytest.raises(ControlError, match="being made already"):
+                await asked(directory, "checkpoint", spec={"image_path": "/j"})
+            assert await asked(directory, "wait_checkpoint", number=0) == {"count": 0}
+            control.saved.set()
+            answers = [await waiter.hear() for _ in range(2)]
+            assert {a["id"]: a["result"] for a in answers} == {5: {"count": 1}, 6: {"count": 1}}
+            while "result" not in (heard := await saver.hear()):
+                assert heard["method"] == "progress"
+            assert heard["result"]["number"] == 1
+
+    serving(body)
+
+
+def test_hanging_up_cancels_a_save() -> None:
+    async def body(directory: str, control: FakeControl) -> None:
+        async with Raw(directory) as saver, Raw(directory) as waiter:
+            await saver.hello()
+            await waiter.hello()
+            await waiter.say(line("wait_checkpoint", 5))
+            await control.waiting.wait()
+            await saver.say(line("checkpoint", 4, spec={"image_path": "/i"}))
+            await control.saving.wait()
+            saver.socket.close()
+            assert (await waiter.hear())["error"] == {"code": rpc.REFUSED, "message": "it was cancelled"}
+            assert control.cancelled == ["checkpoint"]
+        control.saved.set()
+        assert (await asked(directory, "checkpoint", spec={"image_path": "/i"}))["number"] == 1
+
+    serving(body)
+
+
+def test_who_asks_to_wait_and_then_to_save_hears_of_that_save() -> None:
+    async def body(directory: str, control: FakeControl) -> None:
+        async with Raw(directory) as raw:
+            await raw.hello()
+            for turn in range(50):  # the save fails in its first step: the wait must have begun before
+                both = line("wait_checkpoint", 2 * turn) + line("checkpoint", 2 * turn + 1, spec={"image_path": "/full"})
+                await raw.say(both)
+                heard = {(await raw.hear())["id"] for _ in range(2)}
+                assert heard == {2 * turn, 2 * turn + 1}
+
+    serving(body)

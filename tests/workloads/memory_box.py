@@ -5,25 +5,25 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
-import subprocess
 
 from trapline.platform import ptrace_calls as pt
 from trapline.platform.capture_memory import Collector, capture_space
 from trapline.platform.injection import CODE, SIZE, Injection, Workspace, single
+from trapline.platform.memory_areas import host_vdso, read_areas
 from trapline.platform.page_copy import copy_mapped_object, copy_object, copy_pages, private_pages
 from trapline.platform.restore_memory import SpaceRestore, find_gap
 from trapline.platform.restore_shared import close, late_seals, open_mapped, open_shared
 from trapline.sentry.state.records import AddressSpace, Image, PageRun
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_PTRACE_TRACEME = 0
+_PTRACE_SETOPTIONS, _TRACESYSGOOD = 0x4200, 1
 
 
 class Pages:
     """Stands for an image's file of pages, written and read."""
 
     def __init__(self) -> None:
-        self.fd = os.memfd_create("pages.img", os.MFD_CLOEXEC)
+        self.fd = self.pages_fd = os.memfd_create("pages.img", os.MFD_CLOEXEC)
         self.size = 0
         self.runs: list[PageRun] = []
 
@@ -52,29 +52,24 @@ def start(command: list[str], stdout: int, keep: list[int] | None = None) -> int
             os.dup2(stdout, 1)
             for fd in keep or ():
                 os.set_inheritable(fd, True)
-            _libc.ptrace(_PTRACE_TRACEME, 0, 0, 0)
+            os.kill(os.getpid(), signal.SIGSTOP)
             os.execve(command[0], command, {"GLIBC_TUNABLES": "glibc.pthread.rseq=0"})
         finally:
             os._exit(99)
-    _until_trap(host)  # its exec
-    pt.cont(host)
-    _until_trap(host)
+    os.waitpid(host, os.WUNTRACED)
+    pt.call(pt.PTRACE_SEIZE, host, 0, _TRACESYSGOOD | pt.PTRACE_O_EXITKILL)
+    os.kill(host, signal.SIGCONT)
+    while pt.wait_one(host) != signal.SIGTRAP << 8 | 0x7F:
+        pt.cont(host)
     return host
 
 
-def _until_trap(host: int) -> None:
-    status = pt.wait_one(host)
-    assert status == signal.SIGTRAP << 8 | 0x7F, hex(status)
-
-
-def vdso_of(host: int) -> dict[str, tuple[int, int]]:
-    found = {}
-    with open(f"/proc/{host}/maps") as file:
-        for line in file:
-            if line.rstrip().endswith(("[vdso]", "[vvar]", "[vvar_vclock]")):
-                low, high = (int(word, 16) for word in line.split(None, 1)[0].split("-"))
-                found[line.split()[5]] = low, high - low
-    return found
+def interrupted(host: int, options: int) -> None:
+    """Bring a tracee at another stop to an event stop."""
+    pt.call(_PTRACE_SETOPTIONS, host, 0, options)
+    pt.call(pt.PTRACE_INTERRUPT, host)
+    pt.cont(host)
+    assert pt.wait_one(host) >> 16 == pt.EVENT_STOP
 
 
 def capture(host: int, refuse=None) -> tuple[Image, Pages, bytes]:
@@ -88,7 +83,6 @@ def capture(host: int, refuse=None) -> tuple[Image, Pages, bytes]:
     registers = pt.RegisterFile()
     registers.load(host)
     before = registers.copy()
-    pt.call(0x4200, host, 0, 1)  # PTRACE_SETOPTIONS, TRACESYSGOOD
     brk, dumpable = single(host, at, 12, 0), single(host, at, 157, 3)
     registers.put(before)
     registers.store(host)
@@ -104,7 +98,7 @@ def capture(host: int, refuse=None) -> tuple[Image, Pages, bytes]:
 
 
 def syscall_place(host: int) -> int:
-    low, size = vdso_of(host)["[vdso]"]
+    low, size = host_vdso(host)["[vdso]"]
     with open(f"/proc/{host}/mem", "rb", buffering=0) as memory:
         memory.seek(low)
         return low + memory.read(size).index(b"\x0f\x05")
@@ -117,17 +111,15 @@ def restore(image: Image, pages: Pages, registers: bytes, blank: list[str], stdo
     host = start(blank, stdout, list(pool.values()))
     try:
         at = syscall_place(host)
-        pt.call(0x4200, host, 0, 1)
-        mine = [(m.start, m.end - m.start) for m in _areas(host)]
+        mine = [(area.start, area.size) for area in read_areas(host)]
         base = find_gap([space], SIZE, mine)
         assert single(host, at, 9, base, SIZE, 7, 0x100022, -1, 0) == base
         with open(f"/proc/{host}/mem", "r+b", buffering=0) as memory:
             memory.seek(base)
             memory.write(CODE)
         injection = Injection(host, Workspace(base))
-        # What System V segments are known by here is another number: they are made for this process.
         scratch = find_gap([space], 16 << 20, [*mine, (base, SIZE)])
-        work = SpaceRestore(space, pages.of("s1"), pool, vdso_of(host), (base, SIZE), scratch).with_objects(image.shared)
+        work = SpaceRestore(space, pages.of("s1"), pool, host_vdso(host), (base, SIZE), scratch).with_objects(image.shared)
         injection.run(work.map())
         calls, sizes = work.load()
         assert injection.run(calls) == sizes
@@ -153,12 +145,6 @@ def restore(image: Image, pages: Pages, registers: bytes, blank: list[str], stdo
     return host
 
 
-def _areas(host: int):
-    from trapline.platform.memory_areas import read_areas
-
-    return read_areas(host)
-
-
 def end(host: int) -> int:
     """Let it run to its end; its status."""
     pt.cont(host)
@@ -169,7 +155,7 @@ def end(host: int) -> int:
         pt.cont(host, status >> 8 & 0xFF)
 
 
-def make_segments(image: Image) -> list[int]:
+def make_segments(image: Image, pages: Pages) -> list[int]:
     """System V segments for an image, whose numbers are put into it."""
     made = []
     for key, found in list(image.shared.items()):
@@ -183,6 +169,8 @@ def make_segments(image: Image) -> list[int]:
             for mapping in image.spaces[1].mappings:
                 if mapping.key == key:
                     mapping.key = f"sysv:{number}"
+            for run in pages.of(key):
+                run.owner = f"sysv:{number}"
     return made
 
 
@@ -191,6 +179,3 @@ def remove_segments(made: list[int]) -> None:
         _libc.shmctl(number, 0, None)
 
 
-def built(source: str, out: str) -> str:
-    subprocess.run(["gcc", "-O1", "-w", "-o", out, source], check=True)
-    return out

@@ -1,0 +1,267 @@
+"""Saving a running sandbox: at rest, captured, written, and on with it or ended (docs/checkpoint.md).
+
+Until the image has its name nothing is harmed: whatever fails, the sandbox goes on as it was. What is asked of guests
+is asked without changing anything of theirs (capture_*.py).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import TYPE_CHECKING
+
+import trio
+
+from trapline.platform import capture_files, own_state, page_copy
+from trapline.platform.capture_memory import Collector, capture_space
+from trapline.platform.capture_tasks import TaskCapture
+from trapline.platform.quiesce import Quiescence, TookTooLong
+from trapline.platform.task_relations import KCMP_FS, KCMP_VM, sharing
+from trapline.sentry.control.interface import CheckpointResult, CheckpointSpec, Refused, Report
+from trapline.sentry.kernel.state import KernelState
+from trapline.sentry.protocol import Gone
+from trapline.sentry.state import codec
+from trapline.sentry.state.image_writer import CannotWrite, ImageWriter
+from trapline.sentry.state.manifest import Manifest
+from trapline.sentry.state.names import printable
+from trapline.sentry.state.records import Directories, Image
+from trapline.sentry.state.unsavable import Unsavable
+from trapline.sentry.state.unusable import UnusableImage
+from trapline.sentry.time.timekeeper import BOOTTIME, MONOTONIC, REALTIME
+
+if TYPE_CHECKING:
+    from trapline.platform.session import Session
+    from trapline.sentry.kernel.state import ThreadGroup
+
+#: How long tasks may take to come to rest where no other limit is given, s.
+_PATIENCE = 30.0
+
+
+class Checkpointer:
+    """One sandbox's."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._engine = session.engine
+        self._kernel = session.kernel
+
+    async def save(self, spec: CheckpointSpec, report: Report) -> CheckpointResult:
+        """Refused, with the cause in one line; then the sandbox is as it was."""
+        began = time.monotonic()
+        deadline = spec.timeout or float("inf")
+        try:
+            writer = ImageWriter(
+                spec.image_path,
+                compression=spec.compression,
+                direct=spec.direct,
+                fsync=spec.fsync,
+                parent=spec.parent_path or None,
+            )
+        except (CannotWrite, UnusableImage) as error:
+            raise Refused(str(error)) from None
+        quiescence = Quiescence(self._session)
+        result = CheckpointResult(image_path=spec.image_path)
+        with writer:
+            try:
+                with trio.fail_after(deadline):
+                    paused = time.monotonic()
+                    report(0, 0, "stopping")
+                    await quiescence.begin(min(deadline, _PATIENCE))
+                    if not quiescence.active:
+                        raise Refused("the sandbox has ended")
+                    save = Save(self._session, writer, spec)
+                    try:
+                        save.capture()
+                        await save.write(report)
+                    finally:
+                        save.close()
+                    await trio.to_thread.run_sync(save.commit)
+                result.size = save.size
+                result.dropped = [printable(text) for text in save.dropped]
+                result.notes = [printable(text) for text in save.notes]
+            except trio.TooSlowError:
+                raise Refused(f"the save took longer than {spec.timeout:g} s: nothing was saved") from None
+            except (CannotWrite, TookTooLong, Unsavable) as error:
+                raise Refused(printable(str(error))) from None
+            except Gone:
+                raise Refused("a task was killed during the save: try again") from None
+            except OSError as error:
+                raise Refused(f"the save failed: {error.strerror or error}") from None
+            finally:
+                done = time.monotonic()
+                if quiescence.active:
+                    if result.size and not spec.leave_running:
+                        self._end()
+                    quiescence.go_on()
+        result.pause_ms = (done - paused) * 1000
+        result.seconds = time.monotonic() - began
+        return result
+
+    def _end(self) -> None:
+        """Kill all: none of them executes another instruction when it is let go."""
+        for host in {t.host_group for t in self._engine.tracees.values()}:
+            try:
+                os.kill(host, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        self._session.sandbox.kill()
+
+
+class Save:
+    """One save, while all tasks are at rest."""
+
+    def __init__(self, session: Session, writer: ImageWriter, spec: CheckpointSpec) -> None:
+        self._session = session
+        self._engine = session.engine
+        self._kernel = session.kernel
+        self._writer = writer
+        self._spec = spec
+        self.image = Image()
+        self.dropped: list[str] = []
+        self.notes: list[str] = []
+        self.size = 0
+        self._state = b""
+        self._facts = Manifest()
+        self._host_of: dict[int, int] = {}  # by tgid: a living thread's
+        self._captured: capture_files.Captured | None = None
+        self._collector: Collector | None = None
+
+    def close(self) -> None:
+        """Give back what was opened."""
+        if self._captured is not None:
+            self._captured.close()
+
+    # -- in the sentry's thread, guests at rest
+    def capture(self) -> None:
+        """Everything but pages and files. Unsavable; Gone; OSError."""
+        state = self._kernel.state
+        self._facts = self._manifest()
+        self._tasks(state)
+        self._spaces()
+        self._files()
+        self.image.ipc = own_state.save_ipc(self._session, self._writer, self._refuse)
+        self._huge_segments()
+        self._state = codec.pack(state)
+
+    def _manifest(self) -> Manifest:
+        now, options = self._kernel.keeper.now, self._session.options
+        kept = codec.plain(options)
+        kept["cwd"] = self._session.sandbox.directory
+        return Manifest(
+            platform=options.platform,
+            command=options.command,
+            options=kept,
+            checkpoint_count=self._kernel.state.checkpoint_count,
+            realtime=now(REALTIME),
+            monotonic=now(MONOTONIC),
+            boottime=now(BOOTTIME),
+            created=self._engine.host_realtime(),
+        )
+
+    def _tasks(self, state: KernelState) -> None:
+        capture = TaskCapture(self._session)
+        image = self.image
+        living: list[ThreadGroup] = []
+        for group in state.groups.values():
+            if group.exit_status >= 0:
+                image.processes.append(capture.zombie(group))
+                continue
+            record = capture.process(group)
+            image.processes.append(record)
+            living.append(group)
+            self._host_of[group.tgid] = next(self._engine.by_tid[thread.tid].host for thread in record.threads)
+        hosts = list(self._host_of.values())
+        spaces, places = sharing(hosts, KCMP_VM), sharing(hosts, KCMP_FS)
+        for record in image.processes:
+            host = self._host_of.get(record.tgid)
+            if host is None:
+                continue
+            record.space, record.directory = spaces[host], places[host]
+            if record.directory not in image.directories:
+                image.directories[record.directory] = self._directories(host, record.tgid)
+        image.processes.sort(key=lambda record: record.tgid)
+
+    def _directories(self, host: int, tgid: int) -> Directories:
+        cwd, root = os.readlink(f"/proc/{host}/cwd"), os.readlink(f"/proc/{host}/root")
+        for path, what in ((cwd, "working directory"), (root, "root directory")):
+            if path.endswith(" (deleted)") or path.startswith("(unreachable)"):
+                raise Unsavable(f"process {tgid}: its {what} was removed ({path})")
+        with open(f"/proc/{host}/status", "rb") as file:
+            umask = int(file.read().partition(b"\nUmask:")[2].split(None, 1)[0], 8)
+        return Directories(cwd, root, umask)
+
+    def _spaces(self) -> None:
+        image = self.image
+        vdso = self._engine.vdso
+        identity = None
+        if vdso is not None:
+            facts = os.fstat(vdso.image.descriptor)
+            identity = facts.st_dev, facts.st_ino
+            image.vdso, image.vdso_host = vdso.image.saved()
+        self._collector = Collector(f"/proc/{self._session.sandbox.init_pid}/root", identity, self._refuse)
+        for record in image.processes:
+            if record.space >= 0 and record.space not in image.spaces:
+                host = self._host_of[record.tgid]
+                image.spaces[record.space] = capture_space(host, self._collector, None, f"process {record.tgid}")
+
+    def _refuse(self, text: str) -> None:
+        if not self._spec.drop:
+            raise Unsavable(text)
+        self.dropped.append(text)
+
+    def _files(self) -> None:
+        image = self.image
+        processes = [(host, tgid) for tgid, host in self._host_of.items()]
+        root = f"/proc/{self._session.sandbox.init_pid}/root"
+        found = self._captured = capture_files.capture(processes, root, clocks=self._kernel.keeper)
+        for text in found.unsavable:
+            self._refuse(text)
+        self.notes += found.notes
+        image.tables, image.files = found.tables, found.files
+        image.pipes, image.sockets = found.pipes, found.sockets
+        image.terminals, image.locks = found.terminals, found.locks
+        assert self._collector is not None
+        image.shared = {**found.shared, **self._collector.shared}
+        image.ghosts = {**found.ghosts, **self._collector.ghosts}
+        for record in image.processes:
+            if record.zombie < 0:
+                record.table = found.table_of[record.tgid]
+
+    def _huge_segments(self) -> None:
+        """Of shared memory that is attached, who has it mapped shows how large its pages are."""
+        for segment in self.image.ipc.segments:
+            if found := self.image.shared.get(f"sysv:{segment.id}"):
+                segment.huge = found.huge
+
+    # -- pages and files
+    async def write(self, report: Report) -> None:
+        """Copy memory, in a thread of its own. CannotWrite; Unsavable; Gone."""
+        await trio.to_thread.run_sync(self._copy)
+
+    def _copy(self) -> None:
+        image, writer = self.image, self._writer
+        self.notes += own_state.save_files(self._session, writer)
+        hosts = {record.space: self._host_of[record.tgid] for record in image.processes if record.space >= 0}
+        for number, space in image.spaces.items():
+            host = hosts[number]
+            self.size += page_copy.copy_pages(host, f"s{number}", page_copy.private_pages(host, space), writer)
+        assert self._collector is not None and self._captured is not None
+        for key, found in image.shared.items():
+            handle = self._captured.handles.get(key)
+            source = f"/proc/self/fd/{handle}" if handle is not None else self._collector.sources.get(key, "")
+            if source:
+                self.size += page_copy.copy_object(key, found.size, source, writer)
+            elif key in self._collector.mapped:
+                self.size += page_copy.copy_mapped_object(key, found.size, self._collector.mapped[key], writer)
+        for key in image.ghosts:
+            handle = self._captured.handles.get(key)
+            source = f"/proc/self/fd/{handle}" if handle is not None else self._collector.sources[key]
+            with open(source, "rb") as old, writer.open(f"ghosts/{key}") as new:
+                while data := old.read(1 << 20):
+                    new.write(data)
+
+    def commit(self) -> None:
+        """The image gets its name. CannotWrite."""
+        self._facts.dropped = self.dropped
+        self._writer.commit(self._state, self.image, self._facts)

@@ -1,0 +1,129 @@
+"""All address spaces of a save: what is done while the sandbox stands still, and what afterwards.
+
+Small ones are copied at once. Of large ones a copy is made by a fork (snapshot.py), which is written afterwards; if
+the sandbox is not to go on, the fork is worth its time for very large ones only. An incremental save (incremental.py)
+copies what was written to large ones since its parent, as a rule at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+from typing import TYPE_CHECKING, Protocol
+
+from trapline.platform.capture_memory import Collector, capture_space
+from trapline.platform.incremental import Incremental
+from trapline.platform.page_copy import Writer, copy_pages, private_pages
+from trapline.platform.page_scan import Range
+from trapline.platform.space_snapshot import WORTH_A_COPY, SpaceSnapshot, own_memory, reap_running
+from trapline.sentry.protocol import Gone
+from trapline.sentry.state.records import AddressSpace
+
+if TYPE_CHECKING:
+    from trapline.platform.engine import Engine
+    from trapline.platform.tracee import Tracee
+
+#: Bytes of its own from which on a process that is to be killed afterwards is copied by a fork: that writes itself, in
+#: two thirds of the time that the sentry takes for reading it.
+_WORTH_IT_AT_AN_END = 64 << 20
+#: Bytes that have been written since the parent from which on they are not copied in the pause: a fork of 1 GiB takes
+#: 15 ms.
+_MUCH_WRITTEN = 64 << 20
+#: Descriptors that a save needs besides: a copy takes three.
+_SPARE = 128
+
+
+class Inheriting(Writer, Protocol):
+    """A writer of an image with a parent."""
+
+    def add_inherited(self, owner: str, start: int, size: int, of: str = "", at: int = -1) -> None: ...
+
+
+class MemorySave:
+    """One save's. `close` it whatever happens."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        init: int,
+        collector: Collector,
+        writer: Inheriting,
+        leave_running: bool,
+        tracking: Incremental | None = None,
+        inherit: bool = False,
+    ) -> None:
+        """`init`: the host id of the stub that reaps everything in the sandbox, 0 where its first process is a guest.
+        `tracking`: where there is to be an incremental save later; `inherit`: where this is one."""
+        self._engine = engine
+        self._init = init
+        self._collector = collector
+        self._writer = writer
+        self._threshold = WORTH_A_COPY if leave_running else _WORTH_IT_AT_AN_END
+        self._tracking = tracking
+        self._inherit = inherit
+        self._copies: list[tuple[SpaceSnapshot, Tracee, int]] = []
+        self._room = (resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _SPARE) // 8
+        self.size = 0  # bytes of pages that were written
+
+    def add(self, number: int, t: Tracee, at: int, tgid: int) -> AddressSpace:
+        """One address space, through a task of it that stands at an event stop; `at` is a `syscall` instruction in it,
+        0 where there is none. Its pages are copied now, or will be by `finish`, which also completes the record. In the
+        sentry's tracing thread, and everybody stands still. Unsavable; Gone; OSError."""
+        owner, who = f"s{number}", f"process {tgid}"
+        threshold = self._threshold if self._tracking is None else WORTH_A_COPY
+        if not at or own_memory(t.host) < threshold:
+            return self._at_once(t, owner, who)
+        if self._tracking is None:
+            return self._copied(t, at, owner, who, None) or self._at_once(t, owner, who)
+        space = capture_space(t.host, self._collector, None, who, complete=False)
+        written, kept = self._tracking.collect(tgid, t.host, at, space)
+        if self._inherit:
+            of = self._tracking.owner_of(tgid)
+            for start, end in kept:
+                self._writer.add_inherited(owner, start, end - start, of)
+        else:
+            written = sorted(written + kept)
+        self._tracking.saved_as(tgid, owner)
+        limit = _MUCH_WRITTEN if self._inherit else self._threshold
+        if sum(end - start for start, end in written) >= limit:
+            copied = self._copied(t, at, owner, who, written)
+            if copied is not None:
+                return copied
+        return self._at_once(t, owner, who, written)
+
+    def _at_once(self, t: Tracee, owner: str, who: str, ranges: list[Range] | None = None) -> AddressSpace:
+        space = capture_space(t.host, self._collector, None, who)
+        found = private_pages(t.host, space) if ranges is None else ranges
+        self.size += copy_pages(t.host, owner, found, self._writer)
+        return space
+
+    def _copied(self, t: Tracee, at: int, owner: str, who: str, ranges: list[Range] | None) -> AddressSpace | None:
+        """None where no copy can be made."""
+        if len(self._copies) >= self._room:
+            return None
+        try:
+            taken = SpaceSnapshot.take(t.host, at, self._init, self._collector, owner, who, self._writer, ranges=ranges)
+        except OSError:
+            return None
+        self._copies.append((taken, t, at))
+        return taken.space
+
+    def finish(self) -> None:
+        """Write all copies, in any thread, while the sandbox goes on. Unsavable; Gone; OSError."""
+        for copy, _, _ in self._copies:
+            self.size += copy.write(self._writer)
+
+    def close(self) -> None:
+        """End the copies. In the sentry's tracing thread."""
+        for copy, _, _ in self._copies:
+            copy.close()
+
+    def reap(self) -> None:
+        """Have guests reap copies that were their children, each standing still for 0.1 ms. Those in a job-control stop
+        reap theirs at the next save, or never: nobody sees them but in /proc. In the sentry's tracing thread, while the
+        sandbox runs."""
+        for copy, t, at in self._copies:
+            if copy.copy.by_guest:
+                with contextlib.suppress(Gone, OSError):
+                    reap_running(self._engine, t, at, copy.copy.pid)
+        self._copies.clear()

@@ -1,0 +1,136 @@
+"""An image on its way to a sandbox: read, checked, and prepared for the processes that are to be made from it."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, BinaryIO
+
+from trapline.platform import restored_clocks
+from trapline.platform.own_state import SavedOwn
+from trapline.platform.vdso_image import VdsoImage
+from trapline.sentry.options import DoOptions
+from trapline.sentry.state import codec, image_check
+from trapline.sentry.state.image_reader import ImageReader
+from trapline.sentry.state.records import PageRun
+from trapline.sentry.state.unusable import UnusableImage
+
+if TYPE_CHECKING:
+    from trapline.sentry.kernel.state import ThreadGroup
+
+_CLONE_VM = 0x100
+
+
+class RestoredImage:
+    """UnusableImage from everything. `close` it."""
+
+    def __init__(self, path: str, clock_continue: bool = False) -> None:
+        self.reader = ImageReader(path)
+        #: Descriptors of pages, uncompressed: by `PageRun.image`.
+        self.pages: list[int] = []
+        self._own: list[int] = []
+        self._ghosts: dict[str, BinaryIO] = {}
+        self._vdso: VdsoImage | None = None
+        self.own: SavedOwn | None = None  # files and IPC objects
+        try:
+            self.kernel, self.image = image_check.check(self.reader)
+            manifest = self.reader.manifest
+            try:
+                self.options = codec.typed(manifest.options, DoOptions)
+            except codec.Malformed as error:
+                raise UnusableImage(f"{path}/manifest.json: options: {error}") from None
+            self.runs = self.reader.runs()
+            self.saved_clocks = restored_clocks.SavedClocks(
+                manifest.monotonic, manifest.boottime, manifest.realtime, manifest.created
+            )
+            self.clocks = restored_clocks.plan(self.saved_clocks, self.kernel.clock, time.time_ns(), clock_continue)
+            self.is_init = self.kernel.root_tgid == 1
+            self.own = SavedOwn(self.reader, self.image.ipc)
+        except BaseException:
+            self.close()
+            raise
+
+    def open_pages(self) -> None:
+        """Make `pages`: decompress where that is needed."""
+        for reader in self.reader.chain:
+            if reader.compression == "none":
+                self.pages.append(reader.pages_fd)
+                continue
+            fd = os.memfd_create("pages", os.MFD_CLOEXEC)
+            self._own.append(fd)
+            self.pages.append(fd)
+            self._decompress(reader, fd)
+
+    @staticmethod
+    def _decompress(reader: ImageReader, fd: int) -> None:
+        from concurrent.futures import ThreadPoolExecutor
+
+        from trapline.sentry.state.pages_meta import BLOCK
+
+        def one(block: int) -> None:
+            os.pwrite(fd, reader.read_block(block), block * BLOCK)
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for _ in pool.map(one, range(reader.blocks)):
+                pass
+
+    def check_pages(self) -> None:
+        """Against their sums, in the calling thread."""
+        from trapline.sentry.state.pages_meta import BLOCK
+
+        for reader, fd in zip(self.reader.chain, self.pages, strict=True):
+            if reader.compression != "none":
+                continue  # were checked when they were decompressed
+            for block in range(reader.blocks):
+                size = min(BLOCK, reader.pages_size - block * BLOCK)
+                if not reader.verify(block, os.pread(fd, size, block * BLOCK)):
+                    raise UnusableImage(f"{reader.path}/pages.img: block {block} is damaged")
+
+    def handles(self) -> list[int]:
+        """Further descriptors that the seed needs: of ghosts' contents."""
+        self._ghosts = {key: self.reader.open(f"ghosts/{key}") for key in self.image.ghosts}
+        return [file.fileno() for file in self._ghosts.values()]
+
+    def open_ghost(self, key: str) -> BinaryIO:
+        """The content of a file without a name. In the seed."""
+        return self._ghosts[key]
+
+    def of(self, owner: str) -> list[PageRun]:
+        """The pages of an address space or shared object."""
+        return [run for run in self.runs if run.owner == owner]
+
+    def vdso_image(self) -> VdsoImage:
+        """Guests' own, with this host's facts. OSError; ValueError."""
+        if self._vdso is None:
+            self._vdso = VdsoImage(saved=self.image.vdso)
+        return self._vdso
+
+    def clone_flags(self) -> dict[int, int]:
+        """By process: what it shares with its parent. UnusableImage for sharing that no clone could make."""
+        flags: dict[int, int] = {}
+        seen: dict[int, int] = {}
+        for record in self.image.processes:
+            if record.space < 0:
+                continue
+            if record.space in seen:
+                if record.parent != seen[record.space]:
+                    raise UnusableImage(f"process {record.tgid} shares memory with one that is not its parent")
+                flags[record.tgid] = _CLONE_VM
+            seen.setdefault(record.space, record.tgid)
+        return flags
+
+    def syscall_instruction(self, group: ThreadGroup) -> int:
+        """The address of one in a process."""
+        return self.vdso_image().trampoline(group.vdso)
+
+    def close(self) -> None:
+        """Give back what is open."""
+        for fd in self._own:
+            os.close(fd)
+        self._own = []
+        if self.own is not None:
+            self.own.close()
+        if self._vdso is not None:
+            self._vdso.close()
+            self._vdso = None
+        self.reader.close()
