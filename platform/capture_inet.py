@@ -1,7 +1,7 @@
 """TCP and UDP sockets. A TCP connection is saved where both of its ends are in the sandbox.
 
-What a sender holds that its peer has not received is told by the sequence numbers of both, and read in the repair mode of the
-socket, which is left again without a probe; the mode takes SO_REUSEADDR away, which is set anew.
+What a sender holds that its peer has not received is told by the sequence numbers of both, and read in the repair
+mode of the socket, which is left again without a probe; the mode takes SO_REUSEADDR away, which is set anew.
 
 Sources: tcp(7), udp(7), socket(7), linux/tcp.h (TCP_REPAIR, struct tcp_info), Linux net/ipv4/tcp.c.
 """
@@ -85,6 +85,8 @@ def _datagrams(work: Capture, held: Held, record: Socket) -> None:
 
 # -- TCP, when all are known
 def _relate(work: Capture) -> None:
+    from trapline.platform.capture_sockets import drop
+
     ends: dict[tuple[tuple[bytes, int], tuple[bytes, int]], Held] = {}
     states: dict[int, int] = {}
     listening: list[tuple[tuple[bytes, int], Held]] = []
@@ -98,14 +100,17 @@ def _relate(work: Capture) -> None:
         elif record.peer_name:
             ends[calls.endpoint(record.name), calls.endpoint(record.peer_name)] = held
     for held in work.inet_sockets:
-        record = work.result.sockets.get(held.key)
-        if record is not None and states[held.key] != _LISTEN:
-            _one(work, held, record, states, ends, listening)
+        if states[held.key] != _LISTEN and held.key in work.result.sockets:
+            _one(work, held, work.result.sockets[held.key], states, ends, listening)
     for held in work.inet_sockets:
-        record = work.result.sockets.get(held.key)
-        if record is not None and record.peer:
-            other = work.held[record.peer]
-            _contents(held, record, other, states[held.key], states[other.key])
+        kept = work.result.sockets.get(held.key)
+        if kept is None or not kept.peer:
+            continue
+        if kept.peer not in work.result.sockets:
+            drop(work, held, "a TCP socket whose peer cannot be saved")
+            continue
+        other = work.held[kept.peer]
+        _contents(held, kept, other, states[held.key], states[other.key])
 
 
 def _one(

@@ -1,7 +1,7 @@
 """Terminals: pseudoterminals of the sandbox's own devpts, and the caller's.
 
-What a terminal holds unread is taken out and put back (terminal_queues.py). Where its master is trapline's own (`-t`), that
-stays with it.
+What a terminal holds unread is taken out and put back (terminal_queues.py). Where its master is trapline's own
+(`-t`), that stays with it.
 
 Sources: pty(7), ioctl_tty(2), devpts.rst of the kernel's documentation.
 """

@@ -1,7 +1,8 @@
 """Unix sockets: who is connected to whom, what lies in their queues, and the descriptors in flight there.
 
-A queue is looked through by MSG_PEEK with SO_PEEK_OFF, which is set back afterwards. What a peek must not meet is a pending
-error, which it would take away: a stream is read no further than FIONREAD says, and a datagram socket with one is refused.
+A queue is looked through by MSG_PEEK with SO_PEEK_OFF, which is set back afterwards. What a peek must not meet is a
+pending error, which it would take away: a stream is read no further than FIONREAD says, and a datagram socket with
+one is refused.
 
 Sources: unix(7), socket(7), Linux net/unix/af_unix.c.
 """

@@ -1,8 +1,7 @@
 """Doing something in the name of a process that does not exist yet: by a child with its id, which ends at once.
 
-What a socket remembers of a process (SO_PEERCRED, SCM_CREDENTIALS) is its id, and stays after its end; the id is free again
-for the process itself. Sources: clone3(2) (set_tid), capabilities(7) (SECBIT_NO_SETUID_FIXUP).
-"""
+What a socket remembers of a process (SO_PEERCRED, SCM_CREDENTIALS) is its id, and stays after its end; the id is free
+again for the process itself. Sources: clone3(2) (set_tid), capabilities(7) (SECBIT_NO_SETUID_FIXUP). """
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
 `open_pool` runs as ordinary Python in the first process of the new sandbox, before that is a guest: in its root and
 namespaces and with their capabilities. It opens every description at numbers from `base` up, which all processes
-inherit. `place_calls` tells the calls by which one of them takes its own from the pool. Some cannot be opened before the
-processes exist (pidfds, files of /proc/PID): each process opens those itself.
+inherit. `place` tells the calls by which one of them takes its own from the pool. Some cannot be opened before
+the processes exist (pidfds, files of /proc/PID): each process opens those itself.
 
 In the pool everything exists first, is filled then (queues of sockets may hold any other description), and what
 watches it (epoll, inotify) comes last.
@@ -33,7 +33,7 @@ from trapline.sentry.state.files import (
 )
 from trapline.sentry.state.records import Image
 
-__all__ = ["first_free", "late", "open_pool", "place_calls", "seal"]
+__all__ = ["first_free", "late", "open_pool", "place", "seal"]
 
 _SYS_CLOSE, _SYS_FCNTL, _SYS_OPENAT, _SYS_EPOLL_CTL, _SYS_DUP3 = 3, 72, 257, 233, 292
 _SYS_LSEEK, _SYS_PIDFD_OPEN, _SYS_CLOSE_RANGE = 8, 434, 436
@@ -193,7 +193,7 @@ def late(file: AnyFile) -> bool:
     return (isinstance(file, ProcessFile) and file.process > 0) or (isinstance(file, PathFile) and file.process > 0)
 
 
-def place_calls(image: Image, table: int, pool: dict[int, int]) -> list[Call]:
+def place(image: Image, table: int, pool: dict[int, int]) -> list[Call]:
     """Calls for one of the processes that share this table, which has nothing open below the pool: in this order, and
     when all processes exist. Afterwards it has its descriptors, and nothing of the pool."""
     entries = image.tables[table]

@@ -1,9 +1,8 @@
 """Sockets made again, connected with each other, and filled. See restore_files.py.
 
-Connections come first, each by a listening socket of its own, then what is bound and listens, then connections that wait to
-be accepted; queues are filled when all descriptions are there, and what was shut down is shut down last.
-Unix sockets: restore_unix.py; TCP and UDP: restore_inet.py.
-"""
+Connections come first, each by a listening socket of its own, then what is bound and listens, then connections that
+wait to be accepted; queues are filled when all descriptions are there, and what was shut down is shut down last. Unix
+sockets: restore_unix.py; TCP and UDP: restore_inet.py. """
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Pseudoterminals made again under their numbers, with their settings and what they held. See restore_files.py.
 
-devpts gives out the lowest number that is free, so all lower ones are opened too, and closed again where nobody wants them.
-"""
+devpts gives out the lowest number that is free, so all lower ones are opened too, and closed again where nobody wants
+them. """
 
 from __future__ import annotations
 

@@ -210,10 +210,9 @@ def fill(pool: Pool, records: dict[int, Socket]) -> None:
         for message in record.queue:
             _send(pool, records, key, record, message)
     for key, its in pool.ends.items():
-        record = records.get(key)
-        if record is None:
+        if key not in records:
             continue
-        if record.state == "reset":
+        if records[key].state == "reset":
             # Closed with something unread, it leaves ECONNRESET behind.
             at = socket.socket(fileno=os.dup(pool.at[key]))
             with at:

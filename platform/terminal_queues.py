@@ -1,8 +1,8 @@
 """What a pseudoterminal holds unread, taken out and put back.
 
-A terminal has no way to look at what it holds, so it is drained and filled again, which nobody sees while the guests stand
-still: input by the master, output by the slave, with settings under which nothing is changed, echoed or taken for a
-key. Lines of a terminal that edits lines stay lines.
+A terminal has no way to look at what it holds, so it is drained and filled again, which nobody sees while the guests
+stand still: input by the master, output by the slave, with settings under which nothing is changed, echoed or taken
+for a key. Lines of a terminal that edits lines stay lines.
 
 Sources: termios(3), pty(7), ioctl_tty(2), Linux drivers/tty/n_tty.c.
 """
@@ -74,8 +74,8 @@ def unread(fd: int) -> int:
 
 # -- input: by the slave
 def take_input(slave: int) -> list[bytes]:
-    """Drain it. Lines, each as read(2) gives it: without a newline it was ended by VEOF; then, as the last one, what is no
-    line yet, where there is any, else b"" after an empty last line. `slave` must not block."""
+    """Drain it. Lines, each as read(2) gives it: without a newline it was ended by VEOF; then, as the last one, what
+    is no line yet, b"" where there is nothing. `slave` must not block."""
     settings = settings_of(slave)
     lines: list[bytes] = []
     if is_canonical(settings):
@@ -150,8 +150,8 @@ def put_output(master: int, slave: int, data: bytes) -> None:
 
 
 def _await(fd: int, count: int) -> None:
-    """Until a side has so much to read. What was written is moved there by a worker of the host's, which poll(2) waits for
-    where there is nothing yet; that more has come is told by nothing but the count. OSError."""
+    """Until a side has so much to read. What was written is moved there by a worker of the host's, which poll(2) waits
+    for where there is nothing yet; that more has come is told by nothing but the count. OSError."""
     poller = select.poll()
     poller.register(fd, select.POLLIN)
     poller.poll(0)

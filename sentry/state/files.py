@@ -184,7 +184,8 @@ class Terminal(msgspec.Struct):
     locked: bool = False  # TIOCGPTLCK
     packet: bool = False  # TIOCGPKT
     exclusive: bool = False  # TIOCGEXCL
-    input: list[bytes] = []  # unread by the slave: lines (one without a newline was ended by VEOF), then what is no line yet
+    #: Unread by the slave: lines, of which one without a newline was ended by VEOF; then what is no line yet.
+    input: list[bytes] = []
     output: bytes = b""  # unread by the master
     mode: int = 0o620
     uid: int = 0
@@ -219,8 +220,8 @@ class Socket(msgspec.Struct):
     name: bytes = b""  # bound to; b"" for none
     peer_name: bytes = b""  # getpeername(2)
     peer: int = 0  # key of the peer's socket; 0: none, or it is closed
-    #: "" neither, "connected", "listening", "ended" (the peer has gone; what it sent may still be read), "reset" (it has
-    #: gone with something unread), "waiting" (connected to a listening socket, and not accepted yet)
+    #: "" neither, "connected", "listening", "ended" (the peer has gone; what it sent may still be read), "reset" (it
+    #: has gone with something unread), "waiting" (connected to a listening socket, and not accepted yet)
     state: str = ""
     backlog: int = 0
     options: list[tuple[int, int, bytes]] = []  # level, name, value of setsockopt(2)

@@ -528,7 +528,7 @@ def make_named(work: str) -> Numbers:
 
 
 def report_named(fds: Numbers) -> object:
-    server, client, accepted, waiting, abstract, receiver, sender, removed, fresh = fds
+    server, client, accepted, waiting, abstract, receiver, sender, _, _ = fds
     found: list[object] = [common(fd) for fd in fds]
     for fd in fds:
         told = options(fd)
@@ -619,7 +619,7 @@ def stream(fd: int, size: int) -> list[object]:
 
 def report_internet(fds: Numbers) -> object:
     (server, client, accepted, big, big_accepted, half, half_accepted, left_accepted, waiting, six, udp, udp_client,
-     fresh, netlink) = fds  # fmt: skip
+     _, netlink) = fds  # fmt: skip
     found: list[object] = [common(fd) for fd in fds]
     found += [options(fd)[4 if fd == netlink else 0 :] for fd in fds if fd not in (big, big_accepted)]
     found += [options(fd)[:4] for fd in (big, big_accepted)]
@@ -733,7 +733,7 @@ def restore(path: str, tables: list[int] | None = None) -> None:
             os.pwrite(shared[key], f.read(), 0)
         del thing
     restore_files.seal(image, shared)
-    execute(restore_files.place_calls(image, 1, pool))
+    execute(restore_files.place(image, 1, pool))
 
 
 def own_network() -> None:
