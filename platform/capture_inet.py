@@ -110,7 +110,11 @@ def _relate(work: Capture) -> None:
             drop(work, held, "a TCP socket whose peer cannot be saved")
             continue
         other = work.held[kept.peer]
-        _contents(held, kept, other, states[held.key], states[other.key])
+        try:
+            _contents(held, kept, other, states[held.key], states[other.key])
+        except PermissionError:
+            # Of the host's network, as an ordinary user.
+            drop(work, held, "a TCP socket with data under way, which takes CAP_NET_ADMIN to read")
 
 
 def _one(
