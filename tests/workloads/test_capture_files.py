@@ -289,3 +289,30 @@ def _copy(source: str, target: str) -> None:
         os.mknod(target, mode)
     else:
         shutil.copy2(source, target, follow_symlinks=False)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="makes a pid namespace")
+def test_sockets_remember_processes_that_do_not_exist_yet() -> None:
+    """SO_PEERCRED and SCM_CREDENTIALS name the saved processes and users, though it is another one that connects."""
+    script = """
+import ctypes, os, socket, struct
+from trapline.platform import restore_files
+from trapline.sentry.state.files import Message, Socket, SocketFile
+from trapline.sentry.state.records import Image
+
+assert ctypes.CDLL(None).unshare(0x20000000) == 0  # CLONE_NEWPID
+child = os.fork()
+if child:
+    os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+one = Socket(1, 1, peer=2, state="connected", credentials=(300, 7, 8))
+two = Socket(1, 1, peer=1, state="connected", credentials=(500, 0, 0))
+two.options, two.queue = [(1, 16, struct.pack("i", 1))], [Message(b"hi", credentials=(4000, 5, 6))]
+pool = restore_files.open_pool(Image(files={1: SocketFile(), 2: SocketFile()}, sockets={1: one, 2: two}), 100)
+ends = [socket.socket(fileno=pool[key]) for key in (1, 2)]
+found = [struct.unpack("3i", end.getsockopt(1, socket.SO_PEERCRED, 12)) for end in ends]
+data, ((_, _, sender),), _, _ = ends[1].recvmsg(10, 100)
+print([*found, data, struct.unpack("3i", sender)], flush=True)
+os._exit(0)
+"""
+    done = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "[(300, 7, 8), (500, 0, 0), b'hi', (4000, 5, 6)]\n", done.stderr
