@@ -30,7 +30,7 @@ def ghost_key(device: int, inode: int) -> str:
 
 def memory_key(device: int, inode: int) -> str:
     """Of a memfd."""
-    return f"memfd:{device}:{inode}"
+    return f"memfd:{device:x}:{inode}"
 
 
 def describe(work: Capture, held: Held) -> None:
@@ -38,6 +38,11 @@ def describe(work: Capture, held: Held) -> None:
     status = held.status
     if held.link.startswith(b"/memfd:") and _memfd(work, held):
         return
+    if stat.S_ISCHR(status.st_mode) and not held.flags & os.O_PATH:
+        from trapline.platform import capture_terminals
+
+        if capture_terminals.hung_up(work, held):
+            return
     like_a_queue = stat.S_ISREG(status.st_mode) and status.st_size == _MQUEUE_SIZE and not held.flags & os.O_PATH
     if like_a_queue and calls.file_system(held.descriptor) == _MQUEUE_MAGIC:
         _queue(work, held)
