@@ -1,5 +1,5 @@
 # make run    the timer workload natively and under trapline, side by side
-# make test   every test, on both platforms
+# make test   the tests, on both platforms, in about 13 minutes on two CPUs; make test-all: those that take longer, too
 # Everything else is below; each target sets up what it needs, and only what is missing or out of date.
 
 PYTHON ?= python3
@@ -92,7 +92,7 @@ distclean: clean
 
 help:
 	@echo 'make run        the timer workload natively and under trapline'
-	@echo 'make test       every test (TESTS=tests/unit for some)'
+	@echo 'make test       the tests (TESTS=tests/unit for some)'
 	@echo 'make check      ruff, mypy --strict, direction of imports'
 	@echo 'make test-all   check, test, the tests that take minutes, a quick bench'
 	@echo 'make bench      the benchmark (BENCHFLAGS=--quick)'

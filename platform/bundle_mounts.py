@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Callable
 
 from trapline.platform import setup_calls as calls
 from trapline.platform.setup_calls import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_RDONLY, MS_REC, MS_REMOUNT, mount
@@ -23,14 +24,16 @@ def open_sources(mounts: list[Mount]) -> Opened:
     return [(each, os.open(each.source, os.O_PATH) if each.kind == "bind" else -1) for each in mounts]
 
 
-def make(options: DoOptions, opened: Opened) -> None:
-    """OSError with the mount that failed."""
+def make(options: DoOptions, opened: Opened, note_tmpfs: Callable[[str], None]) -> None:
+    """OSError with the mount that failed. `note_tmpfs` is told where there are files of the sandbox's own now."""
     for each, source in opened:
         if source >= 0:
             _bind(each, source)
             os.close(source)
         else:
-            _fresh(each)
+            place = _fresh(each)
+            if each.kind == "tmpfs" and not each.flags & MS_RDONLY:
+                note_tmpfs(place)
     for device in options.devices:
         _make_device(device)
     for path in options.masked:
@@ -48,8 +51,10 @@ def _bind(each: Mount, source: int) -> None:
         remount(place, each.flags, each.clear)
 
 
-def _fresh(each: Mount) -> None:
-    mount(each.source, _make_place(each.target, True), each.kind, each.flags, each.data)
+def _fresh(each: Mount) -> str:
+    place = _make_place(each.target, True)
+    mount(each.source, place, each.kind, each.flags, each.data)
+    return place
 
 
 def _make_place(target: str, directory: bool) -> str:

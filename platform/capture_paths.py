@@ -9,7 +9,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from trapline.platform import descriptor_calls as calls
-from trapline.sentry.state.files import GhostFile, MemoryFile, PathFile
+from trapline.sentry.state.files import GhostFile, MemoryFile, PathFile, QueueFile
 from trapline.sentry.state.records import Ghost, SharedObject
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ _PROCESS = re.compile(rb"/proc/(\d+)(/|$)")
 #: Devices without a state: /dev/mem to /dev/urandom, /dev/kmsg (linux/major.h, MEM_MAJOR).
 _MEM_MAJOR = 1
 _HUGETLBFS_MAGIC = 0x958458F6
+_MQUEUE_MAGIC, _MQUEUE_SIZE = 0x19800202, 80  # ipc/mqueue.c; st_size of every queue
 
 
 def ghost_key(device: int, inode: int) -> str:
@@ -36,6 +37,10 @@ def describe(work: Capture, held: Held) -> None:
     """Make the record of one description."""
     status = held.status
     if held.link.startswith(b"/memfd:") and _memfd(work, held):
+        return
+    like_a_queue = stat.S_ISREG(status.st_mode) and status.st_size == _MQUEUE_SIZE and not held.flags & os.O_PATH
+    if like_a_queue and calls.file_system(held.descriptor) == _MQUEUE_MAGIC:
+        _queue(work, held)
         return
     path = held.link
     where = _PROCESS.match(path)
@@ -73,6 +78,15 @@ def describe(work: Capture, held: Held) -> None:
         work.drop(held, f"{os.fsdecode(path)}, a node that has no name any more")
         return
     _ghost(work, held, path)
+
+
+def _queue(work: Capture, held: Held) -> None:
+    # It may be mounted anywhere or nowhere, so only the last name of what the link shows is its own.
+    name = os.path.basename(held.link)
+    if not held.status.st_nlink:
+        work.drop(held, f"{os.fsdecode(name)}, a POSIX message queue without a name")
+        return
+    work.found(held, QueueFile(name=name))
 
 
 def _is_at(work: Capture, path: bytes, status: os.stat_result) -> bool:

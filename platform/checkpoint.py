@@ -1,7 +1,7 @@
 """Saving a running sandbox: at rest, captured, written, and on with it or ended (docs/checkpoint.md).
 
-Until the image has its name nothing is harmed: whatever fails, the sandbox goes on as it was. What is asked of guests is
-asked without changing anything of theirs (capture_*.py).
+Until the image has its name nothing is harmed: whatever fails, the sandbox goes on as it was. What is asked of guests
+is asked without changing anything of theirs (capture_*.py).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from trapline.platform import capture_files, page_copy
+from trapline.platform import capture_files, own_state, page_copy
 from trapline.platform.capture_memory import Collector
 from trapline.platform.capture_tasks import TaskCapture
 from trapline.platform.incremental import Incremental
@@ -26,6 +26,7 @@ from trapline.sentry.protocol import Gone
 from trapline.sentry.state import codec
 from trapline.sentry.state.image_writer import CannotWrite, ImageWriter
 from trapline.sentry.state.manifest import Manifest
+from trapline.sentry.state.names import printable
 from trapline.sentry.state.records import Directories, Image
 from trapline.sentry.state.unsavable import Unsavable
 from trapline.sentry.state.unusable import UnusableImage
@@ -84,11 +85,12 @@ class Checkpointer:
                     finally:
                         save.close()
                 result.size = save.size
-                result.dropped, result.notes = save.dropped, save.notes
+                result.dropped = [printable(text) for text in save.dropped]
+                result.notes = [printable(text) for text in save.notes]
             except trio.TooSlowError:
                 raise Refused(f"the save took longer than {spec.timeout:g} s: nothing was saved") from None
             except (CannotWrite, TookTooLong, Unsavable) as error:
-                raise Refused(str(error)) from None
+                raise Refused(printable(str(error))) from None
             except Gone:
                 raise Refused("a task was killed during the save: try again") from None
             except OSError as error:
@@ -163,6 +165,8 @@ class Save:
         self._tasks(state)
         self._spaces()
         self._files()
+        self.image.ipc = own_state.save_ipc(self._session, self._writer, self._refuse)
+        self._huge_segments()
         self._state = codec.pack(state)
 
     def _manifest(self) -> Manifest:
@@ -254,13 +258,20 @@ class Save:
             self._refuse(text)
         self.notes += found.notes
         image.tables, image.files = found.tables, found.files
-        image.pipes, image.sockets, image.terminals, image.locks = found.pipes, found.sockets, found.terminals, found.locks
+        image.pipes, image.sockets = found.pipes, found.sockets
+        image.terminals, image.locks = found.terminals, found.locks
         assert self._collector is not None
         image.shared = {**found.shared, **self._collector.shared}
         image.ghosts = {**found.ghosts, **self._collector.ghosts}
         for record in image.processes:
             if record.zombie < 0:
                 record.table = found.table_of[record.tgid]
+
+    def _huge_segments(self) -> None:
+        """Of shared memory that is attached, who has it mapped shows how large its pages are."""
+        for segment in self.image.ipc.segments:
+            if found := self.image.shared.get(f"sysv:{segment.id}"):
+                segment.huge = found.huge
 
     # -- pages and files
     async def write(self, report: Report) -> None:
@@ -269,6 +280,7 @@ class Save:
 
     def _copy(self) -> None:
         image, writer = self.image, self._writer
+        self.notes += own_state.save_files(self._session, writer)
         assert self._collector is not None and self._captured is not None
         for key, found in image.shared.items():
             handle = self._captured.handles.get(key)
@@ -285,7 +297,7 @@ class Save:
                     new.write(data)
 
     def finish(self) -> None:
-        """Pages of large processes, from copies of them: in any thread, and they may go on. CannotWrite; Unsavable; Gone."""
+        """Pages of large processes, from copies of them, in any thread while they go on. CannotWrite; Unsavable; Gone."""
         assert self._memory is not None
         self._memory.finish()
         self.size += self._memory.size

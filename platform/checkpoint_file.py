@@ -37,7 +37,6 @@ class CheckpointFile:
         self._session = session
         self._directory = directory
         self._held = b""  # of a line that is not complete
-        self._late: list[str] = []  # answers to those that came during an attempt
         self._handles: list[int] = []
         place = place or f"/proc/{session.sandbox.init_pid}/root{CHECKPOINT_PLACE}"
         try:
@@ -58,10 +57,16 @@ class CheckpointFile:
 
     def restored(self, number: int) -> None:
         """The sandbox came back from checkpoint `number`: tell who asked for it, if that was somebody inside."""
+        if self._session.kernel.state.checkpoint_asked:
+            self._over(f"restored {number}\n")
+
+    def _over(self, answer: str) -> None:
+        """Answer the request that was served, and those that came meanwhile: also in the image they are counted."""
         state = self._session.kernel.state
-        if state.checkpoint_asked:
-            state.checkpoint_asked = False
-            self._answer(f"restored {number}\n")
+        asked, state.checkpoint_asked = state.checkpoint_asked, 0
+        self._answer(answer)
+        for _ in range(asked - 1):
+            self._answer(_IN_PROGRESS)
 
     def _close_handles(self) -> None:
         for handle in self._handles:
@@ -83,12 +88,12 @@ class CheckpointFile:
         state = self._session.kernel.state
         word = line.decode(errors="replace").strip()
         if state.checkpoint_asked:
-            self._late.append(_IN_PROGRESS)
+            state.checkpoint_asked += 1
         elif word not in (*_GO_ON, _STOP):
             self._drain()
             self._answer(f"failed: takes checkpoint or stop, not {word[:32]!r}\n")
         else:
-            state.checkpoint_asked = True
+            state.checkpoint_asked = 1
             self._drain()
             self._session.pump.spawn(lambda: self._save(word != _STOP))
 
@@ -97,7 +102,7 @@ class CheckpointFile:
 
         control = self._session.control
         try:
-            path = self._new_path(control.checkpointing.attempts.count + 1)
+            path = self._new_path(self._session.attempts.checkpoints.count + 1)
             spec = CheckpointSpec(path, leave_running=go_on)
             result = await control.checkpoint(spec, lambda done, total, phase: None)
             answer = f"resumed {result.number}\n"
@@ -108,11 +113,7 @@ class CheckpointFile:
         except Exception as error:
             # A mistake of ours: the sandbox goes on, and who asked hears of it.
             answer = f"failed: internal error: {type(error).__name__}: {error}\n"
-        finally:
-            self._session.kernel.state.checkpoint_asked = False
-        for text in (answer, *self._late):
-            self._answer(text)
-        self._late.clear()
+        self._over(answer)
 
     def _new_path(self, number: int) -> str:
         """Of an image that is not there yet. A sandbox that was restored may come to a number for the second time."""

@@ -1,7 +1,7 @@
 """One sandbox's checkpoints: who may make one, the hooks around it, and who is told what became of it.
 
-What is saved and how is `checkpoint.py`'s business, what is restored `restore.py`'s; both come through here, so that
-clients, programs inside (checkpoint_file.py) and waiters agree about what there was.
+What is saved and how is checkpoint.py's business. Clients and programs inside (checkpoint_file.py) come through here,
+so that they and those who wait agree about what there was; what is known of that is in checkpoint_attempts.py.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from trapline.platform.exec_entry import ENDED
 from trapline.sentry.control.interface import CheckpointResult, CheckpointSpec, ExecSpec, Refused, Report
-from trapline.sentry.kernel.checkpoints import Busy, Checkpoints, Restoring, Waiter
+from trapline.sentry.kernel.checkpoints import Busy, Waiter
 from trapline.sentry.kernel.signals import SIGKILL
 
 if TYPE_CHECKING:
@@ -37,37 +36,22 @@ class Checkpointing:
         self._session = session
         self._control = control
         self._options = session.options
-        self._ended = False
-        self.attempts = Checkpoints(session.kernel.state)
-        self.restoring = Restoring()
+        self._attempts = session.attempts
 
     # -- saving
     async def save(self, spec: CheckpointSpec, report: Report) -> CheckpointResult:
         """interface.Control.checkpoint."""
-        self._begin()
+        try:
+            self._attempts.checkpoints.begin()
+        except Busy:
+            raise Refused(BUSY) from None
         try:
             result = await self._hooked_save(spec, report)
         except BaseException as error:
-            self._over(_reason(error))
+            self._attempts.over(f"the checkpoint failed: {_reason(error)}")
             raise
-        result.number = self._over("")
+        result.number = self._attempts.over("")
         return result
-
-    def _begin(self) -> None:
-        try:
-            self.attempts.begin()
-        except Busy:
-            raise Refused(BUSY) from None
-
-    def _over(self, failure: str) -> int:
-        """The attempt has ended; how many checkpoints there are now."""
-        if failure:
-            self.attempts.fail(failure)
-        else:
-            self.attempts.succeed()
-        if self._ended:
-            self.attempts.end(ENDED)
-        return self.attempts.count
 
     async def _hooked_save(self, spec: CheckpointSpec, report: Report) -> CheckpointResult:
         hook = self._options.save_hook
@@ -87,53 +71,25 @@ class Checkpointing:
         return result
 
     async def _save(self, spec: CheckpointSpec, report: Report) -> CheckpointResult:
-        from importlib import import_module  # what few need
+        from trapline.platform.checkpoint import Checkpointer  # what few need
 
-        checkpointer = import_module("trapline.platform.checkpoint").Checkpointer(self._session)
         async with self._control.closed():
-            result: CheckpointResult = await checkpointer.save(spec, report)
-        return result
+            self._control.must_run()  # a pause may have come before
+            return await Checkpointer(self._session).save(spec, report)
 
-    # -- restoring: called by those who restore
-    def restore_begins(self) -> None:
-        """This sandbox is being made from an image. Before anything can be asked of it."""
-        self.attempts.begin()
-        self.restoring.begin()
-
-    async def restored(self) -> None:
-        """Its tasks go on (also when memory is still being loaded): a checkpoint has proved good. Who asked for it from
-        inside is told, then the hook runs."""
-        number = self._over("")
-        if self._session.checkpoint_file is not None:
-            self._session.checkpoint_file.restored(number)
-        if self._options.restore_hook:
-            await self._hook_after("restore", self._options.restore_hook)
-
-    def loaded(self) -> None:
-        """All of the image is there."""
-        self.restoring.finish(self.attempts.count)
-
-    def restore_failed(self, why: str) -> None:
-        """It cannot be restored, or not all of it can be loaded."""
-        if self.attempts.in_progress:
-            self._over(why)
-        self.restoring.finish(self.attempts.count, why)
+    async def after_restore(self) -> None:
+        """Run the hook for that."""
+        await self._hook_after("restore", self._options.restore_hook)
 
     # -- waiting
     async def wait(self, number: int | None) -> int:
         """interface.Control.wait_checkpoint."""
-        return await _told(lambda wake: self.attempts.wait(number, wake), self.attempts.forget)
+        checkpoints = self._attempts.checkpoints
+        return await _told(lambda wake: checkpoints.wait(number, wake), checkpoints.forget)
 
     async def wait_restored(self) -> int:
         """interface.Control.wait_restore."""
-        return await _told(self.restoring.wait, self.restoring.forget)
-
-    def end(self) -> None:
-        """The sandbox has ended. A save that ended it may still be on its way to its success."""
-        self._ended = True
-        if not self.attempts.in_progress:
-            self.attempts.end(ENDED)
-        self.restoring.finish(self.attempts.count, ENDED)
+        return await _told(self._attempts.restoring.wait, self._attempts.restoring.forget)
 
     # -- hooks
     async def _hook_after(self, mode: str, command: list[str]) -> list[str]:
@@ -141,8 +97,8 @@ class Checkpointing:
         try:
             await self._hook(mode, command)
         except Refused as error:
-            if self._ended:
-                return []
+            if self._session.pump.done:
+                return []  # it ended with the sandbox
             self._session.log.tell(str(error))
             return [str(error)]
         return []
@@ -175,19 +131,21 @@ class Checkpointing:
             raise Refused(": ".join([f"{name}: exit status {status}", *said]))
 
     async def _hook_status(self, pid: int) -> int:
-        """As a shell gives it; -1 when it took too long. It has ended in any case."""
+        """As a shell gives it; -1 when it took too long. It has ended in any case: nothing of it may be in what is
+        saved."""
+        status = -1
         try:
             with trio.move_on_after(self._options.hook_timeout or math.inf):
-                return await self._control.wait(pid)
-            return -1
+                status = await self._control.wait(pid)
         finally:
-            # Nothing of it may be left in what is saved.
-            with trio.CancelScope(shield=True):
-                try:
-                    self._control.kill(SIGKILL, pid=pid)
-                    await self._control.wait(pid)
-                except Refused:
-                    pass  # it has ended, and was waited for
+            if status < 0:
+                with trio.CancelScope(shield=True):
+                    try:
+                        self._control.kill(SIGKILL, pid=pid)
+                        await self._control.wait(pid)
+                    except Refused:
+                        pass  # the sandbox has ended
+        return status
 
 
 async def _told(register: Callable[[Callable[[], None]], Waiter], forget: Callable[[Waiter], None]) -> int:

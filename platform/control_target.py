@@ -82,7 +82,7 @@ class ControlTarget:
     # -- processes from outside
     async def execute(self, spec: ExecSpec, stdio: list[int]) -> Started:
         await self._admitted()
-        self._must_run()
+        self.must_run()
         if self._door is None:
             try:
                 self._door = Door(self._session.sandbox.init_pid)
@@ -118,7 +118,8 @@ class ControlTarget:
         while self._shut:
             await self._opened.wait()
 
-    def _must_run(self) -> None:
+    def must_run(self) -> None:
+        """Refused unless guests run."""
         status = self.status
         if status is Status.STOPPED:
             raise Refused(ENDED)
@@ -180,7 +181,7 @@ class ControlTarget:
     # -- pause
     async def pause(self, freeze_clocks: bool = False) -> None:
         await self._admitted()
-        self._must_run()
+        self.must_run()
         if freeze_clocks and not self._session.sandbox.own_time:
             raise Refused("the clocks cannot stand still: the host has no time namespaces")
         self._pauser.asked = True
@@ -211,12 +212,10 @@ class ControlTarget:
             from trapline.platform.checkpointing import Checkpointing
 
             self._checkpointing = Checkpointing(self._session, self)
-            if self._end.is_set():
-                self._checkpointing.end()
         return self._checkpointing
 
     async def checkpoint(self, spec: CheckpointSpec, report: Report) -> CheckpointResult:
-        self._must_run()
+        self.must_run()
         return await self.checkpointing.save(spec, report)
 
     async def wait_checkpoint(self, number: int | None) -> int:
@@ -268,8 +267,7 @@ class ControlTarget:
             guest.settled.set()
             if guest.status < 0:
                 guest.end(SIGKILL)  # with the sandbox
-        if self._checkpointing is not None:
-            self._checkpointing.end()
+        self._session.attempts.end(ENDED)
         self._end.set()
 
 

@@ -63,6 +63,8 @@ class First:
         self.channel = channel
         self.hostname = ""
         self.starts = (0, 0)
+        #: In pid 1 with its namespaces, while its mounts are still the host's.
+        self.prepare: Callable[[], None] = lambda: None
         self.keeps_capabilities = False  # of its namespaces: it is to make processes of anybody
         self.keep: list[int] = []
         self.mask: set[int | signal.Signals] = set()
@@ -135,6 +137,7 @@ class First:
                 from trapline.platform import bundle_kernel
 
                 bundle_kernel.prepare(self.options)
+            self.prepare()
             mounts.build(self.plan)
             if self.options.user is not None:
                 _make_directory(self.directory)
@@ -191,8 +194,9 @@ class First:
                 self.identity.take(options.user, options.rlimits, options.capabilities)
             signal.pthread_sigmask(signal.SIG_SETMASK, self.mask)
             notes = "\n".join(["G", *self.plan.notes]).encode(errors="surrogateescape")
-            socket.send_fds(self.channel, [notes], self.plan.terminals)
-            for handle in self.plan.terminals:
+            handles = self.plan.handles + self.plan.terminals
+            socket.send_fds(self.channel, [notes], handles)
+            for handle in handles:
                 os.close(handle)
             self.guest_main(self.channel)
         except BaseException as error:

@@ -14,8 +14,8 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
+from trapline.platform import own_layers, terminal_nodes
 from trapline.platform import setup_calls as calls
-from trapline.platform import terminal_nodes
 from trapline.platform.setup_calls import (
     MS_BIND,
     MS_NODEV,
@@ -29,6 +29,7 @@ from trapline.platform.setup_calls import (
 )
 
 if TYPE_CHECKING:
+    from trapline.platform.restore_own_files import SavedFiles
     from trapline.sentry.options import DoOptions, Mount
 
 # Mounts of these kinds are windows into the host's kernel, not files: a guest gets fresh ones or none.
@@ -65,8 +66,9 @@ class Plan:
     """What to build. Paths are absolute; those of `volumes` are (host, guest, read-only)."""
 
     __slots__ = (
-        "bundle", "checkpoint_files", "cpus", "is_init", "notes", "overlay", "own_group", "own_terminal", "privileged",
-        "shared", "source", "stage", "terminal", "terminal_shown", "terminals", "upper_count", "volumes", "window",
+        "bundle", "checkpoint_files", "cpus", "handles", "is_init", "layers", "notes", "overlay", "own_group",
+        "own_terminal", "privileged", "saved", "shared", "source", "stage", "terminal", "terminal_shown", "terminals",
+        "upper_count", "volumes", "window",
     )  # fmt: skip
 
     def __init__(
@@ -97,6 +99,9 @@ class Plan:
         self.cpus: list[int] = []  # show these CPUs only; empty: all
         self.notes: list[str] = []  # what came out differently than one may expect
         self.upper_count = 0
+        self.layers: list[own_layers.Layer] = []  # where the sandbox's own files are
+        self.handles: list[int] = []  # once it is built: descriptors of the stage and of the root
+        self.saved: SavedFiles | None = None  # own files of a checkpoint, put back as the layers are made
 
 
 def below(path: str, tree: str) -> bool:
@@ -148,6 +153,7 @@ def build(plan: Plan) -> None:
     mount("trapline", plan.stage, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755")
     for name in ("upper", "work", "root"):
         os.mkdir(f"{plan.stage}/{name}")
+    stage = os.open(plan.stage, os.O_PATH | os.O_DIRECTORY)
     root = plan.stage + "/root"
     if not plan.overlay:
         mount(plan.source, root, None, MS_BIND | MS_REC)
@@ -155,6 +161,7 @@ def build(plan: Plan) -> None:
         _overlaid_root(plan, root, points)
     else:
         mount("trapline", root, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755")
+        _note_tmpfs(plan, root, root)
         _overlay_each(plan, plan.source, root, points)
         _own_places(plan, root, points)
     _kernel_windows(plan, root)
@@ -172,13 +179,17 @@ def build(plan: Plan) -> None:
     if plan.bundle is not None:
         from trapline.platform import bundle_mounts
 
-        bundle_mounts.make(plan.bundle, sources)
+        bundle_mounts.make(plan.bundle, sources, lambda place: _note_tmpfs(plan, "", place))
     if plan.checkpoint_files:
         _checkpoint_files()
     calls.umount(".", calls.MNT_DETACH)
     if plan.overlay and not plan.privileged and points:
         os.chmod("/", 0o555)  # a stand-in for a directory that is not the caller's
     os.chdir("/")
+    own_layers.write(stage, plan.layers)
+    plan.handles = [stage, os.open("/", os.O_PATH | os.O_DIRECTORY)]
+    if plan.saved is not None:
+        plan.saved.fill_mounts(plan.layers)
 
 
 def _checkpoint_files() -> None:
@@ -199,10 +210,16 @@ def _bundle_sources(bundle: DoOptions | None) -> list[tuple[Mount, int]]:
     return bundle_mounts.open_sources(bundle.mounts)
 
 
+def _note_tmpfs(plan: Plan, root: str, target: str) -> None:
+    """The sandbox has files of its own in what has just been mounted at `target`, where `root` is to be its root."""
+    plan.layers.append(own_layers.Layer("tmpfs", target[len(root) :] or "/", -1, os.stat(target).st_dev))
+
+
 def _overlay(plan: Plan, lower: str, target: str) -> None:
     """One overlay of a directory of the host over `target`."""
     like = os.stat(lower)
-    upper, work = (f"{plan.stage}/{part}/{plan.upper_count}" for part in ("upper", "work"))
+    number = plan.upper_count
+    upper, work = (f"{plan.stage}/{part}/{number}" for part in ("upper", "work"))
     plan.upper_count += 1
     os.mkdir(upper)
     os.mkdir(work)
@@ -213,17 +230,23 @@ def _overlay(plan: Plan, lower: str, target: str) -> None:
     elif not os.access(lower, os.W_OK, effective_ids=True):
         mode &= ~0o222  # another's directory, which shows as ours: keep it closed
     os.chmod(upper, mode)
+    shown = target[len(plan.stage + "/root") :] or "/"
+    if plan.saved is not None:
+        plan.saved.fill_upper(shown, upper)
     handle = -1
     named = lower
     if any(c in lower for c in ":,\\"):  # separators of the options
         handle = os.open(lower, os.O_PATH | os.O_DIRECTORY)
         named = f"/proc/self/fd/{handle}"
     try:
-        options = f"lowerdir={named},upperdir={upper},workdir={work},xino=auto"
+        # An upper layer is all that there is to know of an overlay: nothing lies in an index beside it, no file has its
+        # content elsewhere.
+        options = f"lowerdir={named},upperdir={upper},workdir={work},xino=auto,index=off,metacopy=off"
         # Without redirect_dir a directory of the lower layer cannot be renamed (EXDEV). It needs trusted
         # xattrs.
         options += ",redirect_dir=on" if plan.privileged else ",userxattr"
         mount("trapline", target, "overlay", 0, options)
+        plan.layers.append(own_layers.Layer("overlay", shown, number))
     finally:
         if handle >= 0:
             os.close(handle)
@@ -251,6 +274,8 @@ def _one_mount(plan: Plan, point: str, target: str, read_only: bool) -> None:
     try:
         like = os.stat(point)
         if stat.S_ISREG(like.st_mode) and like.st_size <= COPY_LIMIT and not read_only and plan.privileged:
+            if plan.saved is not None and plan.saved.has(target[len(plan.stage + "/root") :]):
+                return  # as the guests had changed it
             with open(point, "rb") as old, open(target, "wb") as new:
                 new.write(old.read())
         elif not stat.S_ISDIR(like.st_mode) or read_only:
@@ -278,6 +303,7 @@ def _read_only_root(plan: Plan, root: str, points: dict[str, tuple[str, bool]]) 
     for name, mode in (("/tmp", "1777"), ("/var/tmp", "1777"), ("/run", "755")):
         if os.path.isdir(root + name):
             mount("trapline", root + name, "tmpfs", MS_NOSUID | MS_NODEV, f"mode={mode}")
+            _note_tmpfs(plan, root, root + name)
 
 
 def _overlay_each(plan: Plan, directory: str, target: str, points: dict[str, tuple[str, bool]]) -> None:
@@ -365,11 +391,13 @@ def _kernel_windows(plan: Plan, root: str) -> None:
         from trapline.platform import application_cpus
 
         application_cpus.show(plan, root)
-    _devices(plan, root + "/dev")
+    _devices(plan, root)
 
 
-def _devices(plan: Plan, dev: str) -> None:
+def _devices(plan: Plan, root: str) -> None:
+    dev = root + "/dev"
     mount("trapline", dev, "tmpfs", MS_NOSUID, "mode=755")
+    _note_tmpfs(plan, root, dev)
     for name, major, minor in DEVICES:
         path = f"{dev}/{name}"
         if plan.privileged:
@@ -387,6 +415,7 @@ def _devices(plan: Plan, dev: str) -> None:
         options += ",gid=5"  # tty, as distributions have it; not mapped in a user namespace
     mount("devpts", dev + "/pts", "devpts", MS_NOSUID | MS_NOEXEC, options)
     mount("trapline", dev + "/shm", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777")
+    _note_tmpfs(plan, root, dev + "/shm")
     if os.path.isdir("/dev/mqueue"):
         os.mkdir(dev + "/mqueue")
         try:

@@ -21,8 +21,8 @@ import select
 import signal
 import socket
 import struct
-from collections.abc import Iterable
-from typing import NoReturn
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, NoReturn
 
 from trapline.platform import mounts
 from trapline.platform import setup_calls as calls
@@ -31,6 +31,9 @@ from trapline.platform.capabilities import privileged
 from trapline.platform.first_processes import FAILED, Clocks, First, GuestMain, SetupError, explain
 from trapline.platform.terminal_nodes import window_size
 from trapline.sentry.options import DoOptions
+
+if TYPE_CHECKING:
+    from trapline.platform.restore_own_files import SavedFiles
 
 __all__ = [
     "FAILED",
@@ -49,7 +52,7 @@ class Sandbox:
 
     __slots__ = (
         "_report", "boottime_base", "channel", "cpus", "directory", "guest_pid", "ignored", "init_pid", "init_pidfd",
-        "is_init", "monotonic_base", "notes", "own_group", "own_time", "terminals",
+        "is_init", "monotonic_base", "notes", "own_group", "own_time", "root", "stage", "terminals",
     )  # fmt: skip
 
     def __init__(self, channel: socket.socket, report: socket.socket) -> None:
@@ -67,6 +70,8 @@ class Sandbox:
         self.notes: list[str] = []  # what came out differently than one may expect, one line each
         self.cpus: list[int] = []  # those that guests are held to; empty: to none
         self.own_group = SHARED  # how the first guest's process group was made (caller_terminal.py)
+        self.stage = -1  # a descriptor of where its upper layers are (own_layers.py)
+        self.root = -1  # and of its root
         self.terminals: list[int] = []  # of the sandbox's own terminal: master, slave; or what reserves a number
 
     def kill(self) -> None:
@@ -83,6 +88,10 @@ class Sandbox:
         for handle in self.terminals:
             os.close(handle)
         self.terminals = []
+        for handle in (self.stage, self.root):
+            if handle >= 0:
+                os.close(handle)
+        self.stage = self.root = -1
         if self.init_pidfd >= 0:
             os.close(self.init_pidfd)
             self.init_pidfd = -1
@@ -174,7 +183,8 @@ class Setup:
             if level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
                 self._sandbox.guest_pid = struct.unpack("3i", data[:12])[0]
             elif level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                self._sandbox.terminals = list(array.array("i", data[: len(data) - len(data) % 4]))
+                handles = list(array.array("i", data[: len(data) - len(data) % 4]))
+                self._sandbox.stage, self._sandbox.root, *self._sandbox.terminals = handles
         self._sandbox.notes += [n for n in message[1:].decode(errors="surrogateescape").split("\n") if n]
 
     def _error_of_init(self) -> NoReturn:
@@ -229,6 +239,8 @@ def start(
     boottime_start: int = 0,
     keep: Iterable[int] = (),
     is_init: bool = False,
+    saved: SavedFiles | None = None,
+    prepare: Callable[[], None] | None = None,
     keep_capabilities: bool = False,
 ) -> Setup:
     """Fork the helper and return at once.
@@ -237,11 +249,12 @@ def start(
     caller's ids, environment, umask, limits, session, signal mask and ignored signals, with
     capabilities dropped. Its process group is the caller's or its own, see `CallerTerminal.group_of_guest`; with
     `options.tty` it leads a session on a terminal of the sandbox's own. With `is_init` it is pid 1, as in a container,
-    and leads a session; else that is a stub. With `keep_capabilities` it has all of its user namespace's. It must not return: it waits on the channel
-    (the end of the channel means that the sentry is gone) and executes something. `stage` is an empty directory of the
-    host for the sandbox's own tmpfs. `keep` are further descriptors that guest_main needs, `terminal` is the caller's.
-    The sandbox's clocks begin at the given
-    values, ns.
+    and leads a session; else that is a stub. With `keep_capabilities` it has all of its user namespace's. It must
+    not return: it waits on the channel (the end of the channel means that the sentry is gone) and executes
+    something. `stage` is an empty directory of the host for the sandbox's own tmpfs. `keep` are further descriptors
+    that guest_main needs, `terminal` is the caller's. The sandbox's clocks begin at the given values, ns. `saved`
+    are own files of a checkpoint that it gets back; `prepare` is called in pid 1 before anything is mounted, and
+    may raise what is then a SetupError.
 
     Call it while the process has one thread, and before changing how signals are handled: the guest gets
     what is in force now. SetupError when the working directory is gone or no process can be made.
@@ -284,6 +297,11 @@ def start(
     first.starts = (monotonic_start, boottime_start)
     first.keeps_capabilities = keep_capabilities
     first.keep = [0, 1, 2, report_inside.fileno(), channel_inside.fileno(), *inheritable_descriptors(), *keep]
+    if saved is not None:
+        plan.saved = saved
+        first.keep.append(saved.handle)
+    if prepare is not None:
+        first.prepare = prepare
     first.mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     setup = Setup(report, channel, plan, directory)
     try:

@@ -38,6 +38,8 @@ class RestoredSandbox:
         except (OSError, ValueError) as error:
             raise namespaces.SetupError(f"the image cannot be loaded: {error}") from None
         _import_for_the_seed()
+        own = loaded.own
+        assert own is not None
         taken = [(m.start, m.end) for space in loaded.image.spaces.values() for m in space.mappings]
         return namespaces.start(
             self._options,
@@ -47,9 +49,11 @@ class RestoredSandbox:
             hostname=self._options.hostname,
             monotonic_start=loaded.clocks.monotonic,
             boottime_start=loaded.clocks.boottime,
-            keep=[*loaded.pages, vdso.descriptor, *loaded.handles()],
+            keep=[*loaded.pages, vdso.descriptor, *loaded.handles(), *own.keep],
             is_init=loaded.is_init,
             keep_capabilities=True,
+            saved=own.files,
+            prepare=own.prepare,
         )
 
     def session(
@@ -100,7 +104,7 @@ def _open(loaded: RestoredImage) -> seed.Pool:
 
 def restore_sandbox(options: RestoreOptions) -> int:
     """The exit status as that of `run`; of a detached one 0. StateDirError, SetupError."""
-    from trapline.platform import container
+    from trapline.platform import container, run
 
     try:
         loaded = RestoredImage(options.image_path, options.clock_continue)
@@ -109,7 +113,10 @@ def restore_sandbox(options: RestoreOptions) -> int:
     try:
         sandbox = loaded.options
         sandbox.state_dir = options.state_dir
+        beginning = RestoredSandbox(sandbox, loaded)
+        if not options.id:
+            return run.run_sandbox(sandbox, beginning)
         made = ContainerOptions(id=options.id, sandbox=sandbox, detach=options.detach)
-        return container.run_container(made, RestoredSandbox(sandbox, loaded))
+        return container.run_container(made, beginning)
     finally:
         loaded.close()

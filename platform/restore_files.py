@@ -149,6 +149,7 @@ def _open_all(pool: Pool) -> None:
     restore_paths.open_inherited(pool)
     restore_paths.open_ghosts(pool)
     restore_paths.open_memory(pool)
+    restore_paths.open_queues(pool)
     restore_paths.open_paths(pool)
     restore_pipes.open_pipes(pool)
     restore_anonymous.open_anonymous(pool)

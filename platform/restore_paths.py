@@ -10,7 +10,8 @@ import stat
 from typing import TYPE_CHECKING
 
 from trapline.platform import descriptor_calls as calls
-from trapline.sentry.state.files import AnyFile, DroppedFile, GhostFile, InheritedFile, MemoryFile, PathFile
+from trapline.platform import ipc_calls
+from trapline.sentry.state.files import AnyFile, DroppedFile, GhostFile, InheritedFile, MemoryFile, PathFile, QueueFile
 from trapline.sentry.state.records import Ghost, Image, SharedObject
 
 if TYPE_CHECKING:
@@ -161,6 +162,14 @@ def open_memory(pool: Pool) -> None:
             opened = reopen(pool.shared[file.key], file.flags)
             os.lseek(opened, file.position, os.SEEK_SET)
             pool.put(number, opened)
+            pool.set_flags(number, file)
+
+
+def open_queues(pool: Pool) -> None:
+    """POSIX message queues, which exist by now."""
+    for number, file in pool.image.files.items():
+        if isinstance(file, QueueFile):
+            pool.put(number, ipc_calls.open_queue(file.name, file.flags & (os.O_ACCMODE | os.O_NONBLOCK)))
             pool.set_flags(number, file)
 
 

@@ -10,8 +10,8 @@ another decides the order:
 * A session or process group outlives its leader. Then a stand-in with the leader's id leads it until its members have
   joined.
 
-Zombies are made like all others and die at the very end (`restore_processes.py`), when nobody needs them as a leader any
-more. Nothing of this is done twice: whoever fails leaves it to its caller to kill the whole sandbox.
+Zombies are made like all others and die at the very end (restored_session.py), when nobody needs them as a leader
+any more. Nothing of this is done twice: whoever fails leaves it to its caller to kill the whole sandbox.
 
 Sources: clone3(2), setsid(2), setpgid(2), prctl(2) PR_SET_CHILD_SUBREAPER, Linux find_new_reaper (kernel/exit.c).
 """

@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, BinaryIO
 
 from trapline.platform import restored_clocks
+from trapline.platform.own_state import SavedOwn
 from trapline.platform.vdso_image import VdsoImage
 from trapline.sentry.options import DoOptions
 from trapline.sentry.state import codec, image_check
@@ -30,6 +31,7 @@ class RestoredImage:
         self._own: list[int] = []
         self._ghosts: dict[str, BinaryIO] = {}
         self._vdso: VdsoImage | None = None
+        self.own: SavedOwn | None = None  # files and IPC objects
         try:
             self.kernel, self.image = image_check.check(self.reader)
             manifest = self.reader.manifest
@@ -43,6 +45,7 @@ class RestoredImage:
             )
             self.clocks = restored_clocks.plan(self.saved_clocks, self.kernel.clock, time.time_ns(), clock_continue)
             self.is_init = self.kernel.root_tgid == 1
+            self.own = SavedOwn(self.reader, self.image.ipc)
         except BaseException:
             self.close()
             raise
@@ -125,6 +128,8 @@ class RestoredImage:
         for fd in self._own:
             os.close(fd)
         self._own = []
+        if self.own is not None:
+            self.own.close()
         if self._vdso is not None:
             self._vdso.close()
             self._vdso = None

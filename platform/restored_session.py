@@ -12,6 +12,7 @@ from trapline.platform import (
     injection,
     pokes,
     restore_files,
+    restore_ipc,
     restore_memory,
     restore_shared,
     restore_tasks,
@@ -61,6 +62,7 @@ class RestoredSession(Session):
         self._users: dict[int, int] = {}  # of each address space: processes that have still to be made
         self._listeners: list[Listener] = []
         super().__init__(options, sandbox, features, launch=launch)
+        self.attempts.restore_begins()
 
     # -- what is otherwise than in a new sandbox
     def _first_state(self) -> KernelState:
@@ -115,6 +117,8 @@ class RestoredSession(Session):
         except (OSError, Gone) as error:
             kill_all(tree.at)
             raise SetupError(f"the processes cannot be made again: {error}") from None
+        self.attempts.restored()
+        self.attempts.loaded()
 
     # -- processes
     def _fill(self, at: dict[int, Injection]) -> None:
@@ -154,12 +158,14 @@ class RestoredSession(Session):
                 raise SetupError(f"the pages of process {record.tgid} cannot be loaded")
             leader.run(restored.finish())
         if leader is not None:
+            leader.run(restore_ipc.removals(image.ipc))
             leader.run(restore_shared.late_seals(image, ready.shared))
 
     def _one(self, leader: Injection, record: ProcessRecord) -> list[tuple[Tracee, ThreadRecord]]:
         loaded, engine, state, ready = self.loaded, self.engine, self.kernel.state, self._ready
         image, group = loaded.image, state.groups[record.tgid]
         leader.run([(_CLOSE_RANGE, 0, ready.first - 1, 0)])
+        leader.run(restore_ipc.marks(image.ipc, record.tgid))
         leader.run(restore_tasks.directory_calls(image.directories[record.directory]))
         leader.run(restore_files.place(image, record.table, ready.pool))
         leader.run([(_CLOSE_RANGE, ready.first, 0xFFFFFFFF, 0)])

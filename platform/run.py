@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 FAILED = 125
 
 
-def run_sandbox(options: DoOptions) -> int:
+def run_sandbox(options: DoOptions, beginning: Beginning | None = None) -> int:
     """Run a command in a sandbox of its own; the exit status as a shell gives it (128+N for signal N).
 
     Where there is a terminal it does not return for a command that died of a signal, but dies of the same.
@@ -38,7 +38,7 @@ def run_sandbox(options: DoOptions) -> int:
     try:
         own = own_terminal(options, terminal)
         entry = state_dir.create(path, options.command, options.platform)
-        status, killed = run_in(options, entry, watcher, terminal, own)
+        status, killed = run_in(options, entry, watcher, terminal, own, beginning=beginning)
     except (state_dir.StateDirError, namespaces.SetupError) as error:
         return _fail(str(error))
     finally:
@@ -98,9 +98,10 @@ class NewSandbox:
 
     def start(self, entry: state_dir.Entry, terminal: CallerTerminal | None) -> namespaces.Setup:
         options, container = self._options, self._container
+        is_init = container is not None
         guest_main = self._launch.main(options.command, look=container is not None and container.options.created)
         return namespaces.start(
-            options, guest_main, entry.stage, terminal=terminal, hostname=options.hostname, is_init=container is not None
+            options, guest_main, entry.stage, terminal=terminal, hostname=options.hostname, is_init=is_init
         )
 
     def session(self, sandbox: namespaces.Sandbox, terminal: CallerTerminal | None, own: OwnTerminal | None) -> Session:

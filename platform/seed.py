@@ -110,7 +110,7 @@ Place = tuple[str, int, int, int]
 
 
 def _place_vdso(base: int) -> list[Place]:
-    """Of each of the host's vDSO mappings: its name, where it is, where it is to go, and its length; none where there is none."""
+    """Of each of the host's vDSO mappings: its name, where it is, where it is to go, and its length."""
     found: list[Place] = []
     to = base + injection.SIZE
     with open("/proc/self/maps", encoding="ascii") as file:

@@ -39,11 +39,12 @@ from trapline.sentry.time.timekeeper import MONOTONIC_RAW, NSEC, REALTIME
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from trapline.platform.checkpoint_attempts import Attempts
     from trapline.platform.checkpoint_file import CheckpointFile
-    from trapline.platform.incremental import Incremental
     from trapline.platform.control_target import ControlTarget
     from trapline.platform.detached_terminal import DetachedTerminal
     from trapline.platform.exec_guest import Door
+    from trapline.platform.incremental import Incremental
     from trapline.platform.job_control import JobControl
     from trapline.platform.own_terminal import OwnTerminal
     from trapline.platform.watchdog import Watchdog
@@ -100,6 +101,7 @@ class Session:
         self.killed_by = 0  # the signal that the first guest died of
         self.forwarded = False
         self._control: ControlTarget | None = None
+        self._attempts: Attempts | None = None
         self._reaped = False
         self.strangers: set[int] = set()  # children of ours that are no guests, or not yet
         self.signals = SignalDescriptor()
@@ -262,6 +264,15 @@ class Session:
             self.pump.spawn(lambda: serve_to_the_end(listener, self.control))
 
         self.pump.add(listener.fileno(), connected)
+
+    @property
+    def attempts(self) -> Attempts:
+        """What is known of this sandbox's checkpoints, from when somebody asks or it is made from one."""
+        if self._attempts is None:
+            from trapline.platform.checkpoint_attempts import Attempts
+
+            self._attempts = Attempts(self)
+        return self._attempts
 
     @property
     def control(self) -> ControlTarget:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import struct
 
 CLONE_NEWTIME = 0x80
 CLONE_NEWNS = 0x20000
@@ -161,3 +162,8 @@ def unregister_rseq() -> bool:
         except OSError:
             continue
     return False
+
+
+def open_how(flags: int, resolve: int) -> bytes:
+    """struct open_how of openat2(2)."""
+    return struct.pack("=QQQ", flags, 0, resolve)

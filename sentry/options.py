@@ -137,7 +137,7 @@ class RestoreOptions(msgspec.Struct):
     clock_continue: bool = False  # clocks go on where they stood, in place of counting the time since
     detach: bool = False
     pid_file: str | None = None  # the sentry's pid is written there once it goes on
-    progress: bool = False  # show on standard error how far loading is (sentry/progress.py)
+    progress: bool = False  # show on standard error how far loading is (platform/progress_bar.py)
     platform: str | None = None
     state_dir: str | None = None  # None: chosen by platform/state_dir.py
     checkpoint_dir: str | None = None

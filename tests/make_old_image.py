@@ -48,7 +48,7 @@ def make(target: Path) -> None:
         directories["mask"] = directories.pop("umask")
     data = msgspec.msgpack.encode(guests)
     (target / manifest.GUESTS).write_bytes(data)
-    value = codec.plain(written)
+    value = codec.plain(written, json=True)
     value["files"][manifest.GUESTS] = {
         "size": len(data),
         "checksum": manifest.checksum_text(xxhash.xxh3_64_intdigest(data)),

@@ -238,7 +238,7 @@ def of_values(values: dict[str, Any], command: list[str]) -> DoOptions:
         state_dir=_absolute(values["state_dir"], None),
         stats=bool(values["stats"]),
         stats_json=values["stats_json"],
-        strace=_strace(values),
+        strace=strace(values),
         core_dir=values["core_dir"],
         watchdog=values["watchdog"],
         tty=bool(values["tty"] or values["record"] or values["console_socket"]),
@@ -246,7 +246,7 @@ def of_values(values: dict[str, Any], command: list[str]) -> DoOptions:
         record=values["record"],
         record_input=bool(values["record_input"]),
         clock_rate=values["clock_rate"] or (1, 1),
-        without=_without(values["without"]),
+        without=without(values["without"]),
         **hooks(values),
     )
 
@@ -257,7 +257,8 @@ def hooks(values: dict[str, Any]) -> dict[str, Any]:
     return {name: values[name] for name in names if values[name] is not None}
 
 
-def _strace(values: dict[str, Any]) -> StraceOptions | None:
+def strace(values: dict[str, Any]) -> StraceOptions | None:
+    """What STRACE_FLAGS ask for. UsageError."""
     if not values["strace"] and not any([values[name] for name in STRACE_KEYS]):
         return None
     from trapline.sentry.cli import strace_options
@@ -271,7 +272,8 @@ def _absolute(path: str | None, rootfs: str | None) -> str | None:
     return os.path.normpath("/" + path) if rootfs else os.path.abspath(path)
 
 
-def _without(names: list[str]) -> set[str]:
+def without(names: list[str]) -> set[str]:
+    """Features of the host not to be used. UsageError."""
     if names:
         from trapline.platform.features import FEATURES
 

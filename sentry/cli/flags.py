@@ -33,9 +33,10 @@ class Flag:
     """One flag. Without a metavar it takes no value and yields True.
 
     `parse` turns the text into the value and raises ValueError with what would be right. `short`: another name.
+    `optional`: the metavar of a value that may be left out, and yields True then; it is given as `--flag=value` only.
     """
 
-    __slots__ = ("choices", "default", "help", "hidden", "metavar", "name", "parse", "repeat", "short")
+    __slots__ = ("choices", "default", "help", "hidden", "metavar", "name", "optional", "parse", "repeat", "short")
 
     def __init__(
         self,
@@ -49,6 +50,7 @@ class Flag:
         repeat: bool = False,
         hidden: bool = False,
         short: str = "",
+        optional: str = "",
     ) -> None:
         self.name = name  # with its dashes
         self.short = short
@@ -59,6 +61,12 @@ class Flag:
         self.parse = parse
         self.repeat = repeat  # yields a list
         self.hidden = hidden  # for tests: not in the help
+        self.optional = optional
+
+    @property
+    def value_shown(self) -> str:
+        """Its value, as it is shown behind its name."""
+        return f" {self.metavar}" if self.metavar else f"[={self.optional}]" if self.optional else ""
 
     def value(self, text: str) -> Any:
         """The value of what was given. UsageError."""
@@ -107,9 +115,9 @@ def parse(flags: Sequence[Flag], words: Sequence[str]) -> tuple[dict[str, Any], 
             raise UsageError(f"there is no flag {name}{hint}")
         key = _key(flag.name)
         if not flag.metavar:
-            if equals:
+            if equals and not flag.optional:
                 raise UsageError(f"{name} takes no value")
-            values[key] = True
+            values[key] = flag.value(text) if equals else True
             continue
         if not equals:
             if len(piece) < 2:
@@ -169,7 +177,7 @@ def help_text(usage: str, summary: str, flags: Sequence[Flag], more: str = "") -
     """A verb's help. `more` follows the flags as it is."""
     lines = [f"usage: {usage}", "", *_wrapped(summary, 0)]
     shown = [f for f in flags if not f.hidden]
-    rows = [(f"{f.short + ', ' if f.short else ''}{f.name} {f.metavar}".strip(), _with_default(f)) for f in shown]
+    rows = [(f"{f.short + ', ' if f.short else ''}{f.name}{f.value_shown}", _with_default(f)) for f in shown]
     rows.append(("--help", "Print this."))
     left = min(34, max(len(row[0]) for row in rows)) + 4
     lines += ["", "flags:"]

@@ -63,8 +63,40 @@ def _kill(values: dict[str, Any], words: list[str]) -> int:
 
 
 def _wait(values: dict[str, Any], words: list[str]) -> int:
+    if sum(1 for name in ("checkpoint", "restore", "pid") if values[name] is not None) > 1:
+        raise UsageError("--checkpoint, --restore and --pid exclude one another")
+    if values["checkpoint"] is not None:
+        return _wait_checkpoint(values, words)
+    if len(words) > 1:
+        raise UsageError(f"'{words[1]}' is too much: waits for one sandbox")
     record = find(values, words[0])
+    if values["restore"]:
+        print_json({"id": record.id, "checkpoints": ask(record, "wait_restore")["count"]})
+        return 0
     print_json({"id": record.id, "exitStatus": exit_status(record, values["pid"])})
+    return 0
+
+
+def _checkpoint_number(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 1 << 32:
+        raise ValueError("takes the number of a checkpoint")
+    return int(text)
+
+
+def _wait_checkpoint(values: dict[str, Any], words: list[str]) -> int:
+    """`--checkpoint=N ID`, `--checkpoint N ID`, or without a number the next attempt."""
+    number, rest = values["checkpoint"], list(words)
+    if number is True and len(rest) > 1:
+        # A sandbox's id may be a number, too: of two the first is the checkpoint's.
+        place = next((i for i, word in enumerate(rest) if word.isdecimal()), None)
+        if place is None:
+            raise UsageError(f"--checkpoint takes the number of a checkpoint, not '{rest[0]}': --checkpoint N ID")
+        number = _checkpoint_number(rest.pop(place))
+    if len(rest) > 1:
+        raise UsageError(f"'{rest[1]}' is too much: --checkpoint N ID")
+    record = find(values, rest[0])
+    count = ask(record, "wait_checkpoint", number=None if number is True else number)["count"]
+    print_json({"id": record.id, "checkpoints": count})
     return 0
 
 
@@ -82,7 +114,7 @@ def exit_status(record: Record, pid: int | None = None) -> int:
     except ControlError as error:
         raise VerbError(str(error)) from None
     # It has ended, and writes that down; or was killed in between.
-    _await_end(record, None)
+    await_end(record, None)
     try:
         status = int(records.find(os.path.dirname(record.directory), record.id).info.get("exit_status", -1))
     except records.RecordError:
@@ -92,7 +124,7 @@ def exit_status(record: Record, pid: int | None = None) -> int:
     return status
 
 
-def _await_end(record: Record, seconds: float | None) -> bool:
+def await_end(record: Record, seconds: float | None) -> bool:
     """Wait for the end of a sentry; whether it came. Its lock may be free before its process is gone."""
     import select
 
@@ -157,7 +189,7 @@ def _end(record: Record) -> None:
     except VerbError:
         pass  # it ends already, or does not serve yet
     else:
-        if _await_end(record, _PATIENCE):
+        if await_end(record, _PATIENCE):
             return
     try:
         handle = os.pidfd_open(record.pid)
@@ -170,7 +202,7 @@ def _end(record: Record) -> None:
         raise VerbError(f"cannot end sandbox {record.id}: {error.strerror}") from None
     finally:
         os.close(handle)
-    if not _await_end(record, _PATIENCE):
+    if not await_end(record, _PATIENCE):
         raise VerbError(f"cannot end sandbox {record.id}: its sentry {record.pid} does not die")
 
 
@@ -211,10 +243,22 @@ VERBS = (
         "wait",
         "[FLAGS] ID",
         "Wait for the end of a sandbox, or of a process that `exec` started, and print its exit status as JSON (128 "
-        "+ N for signal N).",
-        (Flag("--pid", "PID", "A process that `exec --detach` started, by its id in the sandbox.", parse=number),),
+        "+ N for signal N). Or wait for one of its checkpoints, and print how many there are: an attempt that fails is "
+        "an error. See docs/checkpoint-waiting.md.",
+        (
+            Flag("--pid", "PID", "A process that `exec --detach` started, by its id in the sandbox.", parse=number),
+            Flag(
+                "--checkpoint",
+                help="Until there have been N checkpoints, those before a restore included; without N until the next "
+                "attempt is over. N may also be the next word.",
+                optional="N",
+                parse=_checkpoint_number,
+            ),
+            Flag("--restore", help="Until all of the checkpoint is there that it was restored from."),
+        ),
         _wait,
-        examples="  trapline wait box\n",
+        examples="  trapline wait box\n  trapline wait --checkpoint 3 box\n  trapline wait --restore box\n",
+        words=(1, 2),
     ),
     Verb(
         "delete",

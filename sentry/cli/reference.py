@@ -71,7 +71,7 @@ def markdown() -> str:
 def _table(flags: Sequence[Flag]) -> str:
     rows = ["| flag | |\n|---|---|\n"]
     for flag in flags:
-        names = ", ".join([f"`{name}{' ' + flag.metavar if flag.metavar else ''}`" for name in _names(flag)])
+        names = ", ".join([f"`{name}{flag.value_shown}`" for name in _names(flag)])
         text = flag.help + (" May be repeated." if flag.repeat else "")
         if isinstance(flag.default, str) and flag.default:
             text += f" Default: {flag.default}."
@@ -88,7 +88,9 @@ def _cell(text: str) -> str:
 
 
 #: Verbs whose first word is a sandbox's id.
-WITH_ID = ("start", "exec", "attach", "kill", "pause", "resume", "wait", "delete", "state", "ps", "events")
+WITH_ID = (
+    "start", "exec", "attach", "kill", "pause", "resume", "checkpoint", "wait", "delete", "state", "ps", "events",
+)  # fmt: skip
 #: Verbs whose words are directories.
 WITH_DIRECTORY = ("statefile",)
 #: Verbs whose words are a command of the host's.

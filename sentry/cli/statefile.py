@@ -31,7 +31,7 @@ FLAGS = (
     Flag("--format", help="Text to read, or JSON.", choices=("text", "json"), default="text"),
     Flag("--verify", help="Check the pages, too, and those of the image's parents: all of it is read."),
     Flag("--list", help="Print the names of what there is instead: what --get takes."),
-    Flag("--get", "NAME", "Print one part in full instead, as JSON: a name of --list, or one below it."),
+    Flag("--get", "NAME", "Print one part in full instead: JSON, bytes in hexadecimal: what --list names, or below."),
 )
 _HEAD = ("PID", "PPID", "THREADS", "SPACE", "PAGES", "FILES", "NAME")
 _RIGHT = ("PID", "PPID", "THREADS", "SPACE", "PAGES", "FILES")
@@ -60,7 +60,7 @@ def run(words: list[str]) -> int:
             if values["list"]:
                 sys.stdout.write("".join([f"{name}\n" for name in _names(parts)]))
             elif values["get"] is not None:
-                _print_json(_part(parts, values["get"]))
+                _print_json(_part(parts, values["get"]), values["get"].rpartition(".")[2])
             elif values["format"] == "json":
                 _print_json(_summary(reader, kernel, image))
             else:
@@ -100,15 +100,30 @@ def _part(parts: dict[str, Any], name: str) -> Any:
     return value
 
 
-def _print_json(value: Any) -> None:
-    """Bytes as hexadecimal digits."""
+#: Fields of bytes that are names: shown as text where they can be.
+_NAMES_OF_FILES = ("path", "directory", "name", "comm")
+
+
+def _print_json(value: Any, field: str = "") -> None:
+    """Bytes as hexadecimal digits, but names. `field`: which this is."""
     import json
 
     import msgspec
 
-    plain = msgspec.to_builtins(value, builtin_types=(bytes,), str_keys=True)
+    plain = _readable(msgspec.to_builtins(value, builtin_types=(bytes,), str_keys=True), field)
     # ASCII alone: a name of a file that is not UTF-8 could not be printed otherwise.
-    sys.stdout.write(json.dumps(plain, indent=2, default=bytes.hex) + "\n")
+    sys.stdout.write(json.dumps(plain, indent=2) + "\n")
+
+
+def _readable(value: Any, field: str) -> Any:
+    if isinstance(value, dict):
+        return {key: _readable(entry, key) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_readable(entry, field) for entry in value]
+    if isinstance(value, bytes):
+        text = value.decode(errors="surrogateescape")
+        return text if field in _NAMES_OF_FILES and "\0" not in text else value.hex()
+    return value
 
 
 # -- the whole

@@ -120,7 +120,7 @@ class Restoring:
 
     def __init__(self) -> None:
         self._waiters: list[Waiter] = []
-        self._outcome: Outcome | None = Outcome(0, "it was not made from a checkpoint")
+        self._outcome: Outcome | None = Outcome(0, "the sandbox was not made from a checkpoint")
 
     def begin(self) -> None:
         """It is being made from an image. Before anybody can wait."""

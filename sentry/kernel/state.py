@@ -134,6 +134,7 @@ class TTY(msgspec.Struct):
     number: int  # device number of the slave side, as TIOCGDEV tells it; tty.OUTSIDE is added to those from outside
     sid: int  # the session whose it is; 0: one of outside
     foreground: int  # its process group that may read and gets the keys' signals; 0: one of outside
+    doubted: bool = False  # a member of the session was told of a hangup: whether a process still has it is asked
 
 
 class TimerSetting(msgspec.Struct):
@@ -197,7 +198,7 @@ class KernelState(msgspec.Struct, dict=True):
     counts: dict[int, int] = {}  # owned calls answered, by number
     exec_count: int = 0
     checkpoint_count: int = 0  # see checkpoints.py
-    checkpoint_asked: bool = False  # by a program inside, that is still to be told what became of it
+    checkpoint_asked: int = 0  # requests of programs inside that are not answered, the first is being served
     cpus: int = 1
     allowed_cpus: list[int] = []  # the host's CPUs that guests are held to, ascending; empty: to none
     root_tgid: int = 0

@@ -73,7 +73,7 @@ def of_group(kernel: Kernel, group: ThreadGroup, asked: int = 0) -> TTY | None:
     terminal that it is asked for, by which it is known whether the device number is that of one from outside.
     """
     known = kernel.state.ttys.get(group.tty) if group.tty else None
-    if known is not None and not _may_be_deaf(kernel, group):
+    if known is not None and not known.doubted and not _may_be_deaf(kernel, group):
         return known
     device = _device(kernel, group)
     if known is not None:
@@ -173,9 +173,16 @@ def lost(kernel: Kernel, group: ThreadGroup) -> None:
 
 
 def hung_up(kernel: Kernel, group: ThreadGroup) -> None:
-    """The host sent SIGHUP to a process. It does so for a hangup, and to orphaned groups too: look which it was."""
+    """The host sent SIGHUP to a process. It does so for a hangup, and to orphaned groups too: look which it was.
+
+    Where the leader ends, Linux disassociate_ctty tells the foreground group, then takes the terminal from the whole
+    session, and only after that the leader's end is heard of: until then the others' is asked for, too.
+    """
     tty = kernel.state.ttys.get(group.tty) if group.tty else None
-    if tty is not None and _device(kernel, group) != tty.number & DEVICE:
+    if tty is None:
+        return
+    tty.doubted = True
+    if _device(kernel, group) != tty.number & DEVICE:
         lost(kernel, group)
 
 

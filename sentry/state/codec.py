@@ -61,9 +61,10 @@ def typed(value: Any, kind: type[T]) -> T:
         raise Malformed(str(error)) from None
 
 
-def plain(record: Any) -> Any:
-    """A record as dictionaries, lists, bytes, numbers, and strings that can be encoded."""
-    return _walk(msgspec.to_builtins(record, builtin_types=(bytes,)), _escape)
+def plain(record: Any, json: bool = False) -> Any:
+    """A record as dictionaries, lists, bytes, numbers, and strings that can be encoded. `json`: in JSON, which knows no
+    bytes, and no keys but strings."""
+    return _walk(msgspec.to_builtins(record, builtin_types=() if json else (bytes,), str_keys=json), _escape)
 
 
 def json_text(value: Any) -> bytes:

@@ -64,6 +64,12 @@ class GhostFile(OpenFile, tag="ghost"):
     position: int = 0
 
 
+class QueueFile(OpenFile, tag="mqueue"):
+    """A POSIX message queue (mq_open(3)), which is in `Image.ipc`."""
+
+    name: bytes  # without the slash
+
+
 class MemoryFile(OpenFile, tag="memfd"):
     """memfd_create(2); its content is an object of `Image.shared`."""
 
@@ -230,6 +236,7 @@ class Socket(msgspec.Struct):
 AnyFile = (
     PathFile
     | GhostFile
+    | QueueFile
     | MemoryFile
     | InheritedFile
     | DroppedFile

@@ -9,17 +9,29 @@ shows in the restore.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
+from stat import S_ISDIR
 
 from trapline.sentry.kernel.state import KernelState
 from trapline.sentry.state import manifest
+from trapline.sentry.state.image_bounds import (
+    MOST_DESCRIPTORS,
+    MOST_PIDS,
+    U32,
+    U64,
+    Bad,
+    absolute,
+    known,
+    length,
+    name,
+    number,
+)
+from trapline.sentry.state.image_check_files import check_files
 from trapline.sentry.state.image_reader import ImageReader
 from trapline.sentry.state.pages_meta import PAGE
 from trapline.sentry.state.records import AddressSpace, Image, Mapping, PageRun, ProcessRecord, ThreadRecord
 from trapline.sentry.state.unusable import UnusableImage
 
-#: PID_MAX_LIMIT (include/linux/threads.h).
-MOST_PIDS = 1 << 22
 #: TASK_SIZE_MAX with four levels of page tables, and with five (arch/x86/include/asm/page_64_types.h).
 USER_END = (1 << 47) - PAGE
 USER_END_5 = (1 << 56) - PAGE
@@ -28,18 +40,11 @@ SHARED_KINDS = ("anonymous", "memfd", "sysv")
 _REGISTERS = 27 * 8  # struct user_regs_struct
 _STACK = 24  # stack_t
 _XSAVE_LEAST, _XSAVE_MOST = 512, 64 << 10  # the legacy region; more than any processor has
-_PATH_MAX = 4096
 _LIMITS = 16  # RLIM_NLIMITS
-_NR_OPEN_MOST = 1 << 30  # sysctl_nr_open_max, about
 _CPUS = 8192  # NR_CPUS_RANGE_END
 _FILTER_MOST = 4096 * 8  # BPF_MAXINSNS of struct sock_filter
 _NGROUPS = 65536
 _OUTSIDE = (0, 1)  # parents of those whose parent is none of the guests: 1 is the sandbox's init
-_U32, _U64 = 1 << 32, 1 << 64
-
-
-class Bad(Exception):
-    """What is wrong in the records, in words."""
 
 
 def check(reader: ImageReader) -> tuple[KernelState, Image]:
@@ -64,54 +69,28 @@ def check(reader: ImageReader) -> tuple[KernelState, Image]:
 
 def check_image(image: Image, end: int = USER_END) -> None:
     """What was the host's. `end`: of the addresses that a program may use. Bad."""
-    for number, space in image.spaces.items():
-        _check_space(f"address space {number}", image, space, end)
+    for space_key, space in image.spaces.items():
+        _check_space(f"address space {space_key}", image, space, end)
     for key, shared in image.shared.items():
-        _number(f"the size of {key}", shared.size, 1 << 62)
+        number(f"the size of {key}", shared.size, 1 << 62)
         if shared.kind not in SHARED_KINDS:
             raise Bad(f"{key} is shared memory of the kind '{shared.kind}', which there is not")
         if shared.huge not in (0, 21, 30):
             raise Bad(f"{key} is of pages of 2^{shared.huge} bytes")
-        _path(f"the name of {key}", shared.name)
-    for number, directories in image.directories.items():
-        _absolute(f"the current directory {number}", directories.cwd)
-        _absolute(f"the root directory {number}", directories.root)
-        _number(f"the umask of directory {number}", directories.umask, 0o1000)
-    for number, table in image.tables.items():
+        name(f"the name of {key}", shared.name)
+    for directory, directories in image.directories.items():
+        absolute(f"the current directory {directory}", directories.cwd)
+        absolute(f"the root directory {directory}", directories.root)
+        number(f"the umask of directory {directory}", directories.umask, 0o1000)
+    for table_key, table in image.tables.items():
         for descriptor, entry in table.items():
-            _number(f"a descriptor of table {number}", descriptor, _NR_OPEN_MOST)
-            _known(f"descriptor {descriptor} of table {number}", "file", entry.file, image.files)
+            number(f"a descriptor of table {table_key}", descriptor, MOST_DESCRIPTORS)
+            known(f"descriptor {descriptor} of table {table_key}", "file", entry.file, image.files)
     _check_processes(image, end)
-    for offset, length in image.vdso_host:
-        if offset % PAGE or length % PAGE or not 0 < length <= 1 << 20 or not -(1 << 20) <= offset <= 0:
-            raise Bad(f"{length} bytes at {offset} cannot be the host's vDSO")
-
-
-# -- numbers, keys, names
-def _number(what: str, value: int, below: int, least: int = 0) -> None:
-    if not least <= value < below:
-        raise Bad(f"{what} cannot be {value}")
-
-
-def _known(who: str, what: str, key: object, known: Collection[object]) -> None:
-    if key not in known:
-        raise Bad(f"{who} refers to {what} {key}, which there is not")
-
-
-def _path(what: str, path: str) -> None:
-    if "\0" in path or len(path) >= _PATH_MAX:
-        raise Bad(f"{what} cannot be a name")
-
-
-def _absolute(what: str, path: str) -> None:
-    _path(what, path)
-    if not path.startswith("/"):
-        raise Bad(f"{what} is no absolute path: '{path}'")
-
-
-def _length(what: str, data: bytes, most: int, least: int = 0, unit: int = 1) -> None:
-    if not least <= len(data) <= most or len(data) % unit:
-        raise Bad(f"{what} cannot have {len(data)} bytes")
+    check_files(image)
+    for offset, size in image.vdso_host:
+        if offset % PAGE or size % PAGE or not 0 < size <= 1 << 20 or not -(1 << 20) <= offset <= 0:
+            raise Bad(f"{size} bytes at {offset} cannot be the host's vDSO")
 
 
 # -- memory
@@ -127,25 +106,30 @@ def _check_space(who: str, image: Image, space: AddressSpace, end: int) -> None:
     if len(space.layout) != 11:
         raise Bad(f"{who}: its layout has {len(space.layout)} words")
     for word in space.layout:
-        _number(f"{who}: a word of its layout", word, end + 1)
-    _length(f"{who}: its auxiliary vector", space.auxv, 1024, unit=16)
-    _number(f"{who}: dumpable", space.dumpable, 3)
-    _path(f"{who}: its program", space.exe)
+        number(f"{who}: a word of its layout", word, end + 1)
+    length(f"{who}: its auxiliary vector", space.auxv, 1024, unit=16)
+    number(f"{who}: dumpable", space.dumpable, 3)
+    name(f"{who}: its program", space.exe)
+    if space.exe_ghost:
+        known(f"{who}: its program", "the nameless file", space.exe_ghost, image.ghosts)
 
 
 def _check_mapping(who: str, image: Image, mapping: Mapping) -> None:
     if mapping.kind not in MAPPING_KINDS:
         raise Bad(f"{who} is of the kind '{mapping.kind}', which there is not")
-    _number(f"{who}: its protection", mapping.prot, 8)
+    number(f"{who}: its protection", mapping.prot, 8)
     if mapping.offset % PAGE or not 0 <= mapping.offset < 1 << 63:
         raise Bad(f"{who}: it cannot begin at {mapping.offset} of what it maps")
     if mapping.kind == "shared":
-        _known(who, "shared memory", mapping.key, image.shared)
+        known(who, "shared memory", mapping.key, image.shared)
     if mapping.deleted:
-        _known(who, "the nameless file", mapping.key, image.ghosts)
+        known(who, "the nameless file", mapping.key, image.ghosts)
     elif mapping.kind == "file":
-        _absolute(f"{who}: its file", mapping.path)
-    _path(f"{who}: its name", mapping.name)
+        absolute(f"{who}: its file", mapping.path)
+    name(f"{who}: its name", mapping.name)
+    for start, stop in mapping.guards:
+        if start % PAGE or stop % PAGE or not mapping.start <= start < stop <= mapping.end:
+            raise Bad(f"{who}: there can be no guard pages from {start:#x} to {stop:#x}")
     if any(not (len(flag) == 2 and flag.isascii() and flag.isalpha()) for flag in mapping.flags):
         raise Bad(f"{who}: there are no such flags")
 
@@ -153,14 +137,14 @@ def _check_mapping(who: str, image: Image, mapping: Mapping) -> None:
 def check_runs(image: Image, runs: Iterable[PageRun]) -> None:
     """That pages belong to something that is mapped. `pages_meta.decode` has found none of them twice. Bad."""
     owners: dict[str, list[tuple[int, int]]] = {
-        f"s{number}": _covered(space) for number, space in image.spaces.items()
+        f"s{key}": _covered(space) for key, space in image.spaces.items()
     }
     for key, shared in image.shared.items():
         if key in owners:
             raise Bad(f"shared memory has the name of an address space: {key}")
         owners[key] = [(0, shared.size + -shared.size % PAGE)]
     for owner, start, size in sorted([(run.owner, run.start, run.size) for run in runs], reverse=True):
-        _known("a run of pages", "the memory", owner, owners)
+        known("a run of pages", "the memory", owner, owners)
         covered = owners[owner]
         # Both are looked at from the highest address down.
         while covered and covered[-1][0] > start:
@@ -183,18 +167,19 @@ def _covered(space: AddressSpace) -> list[tuple[int, int]]:
 def check_ghosts(image: Image, reader: ImageReader) -> None:
     """That the content of files without a name is in the image. Bad."""
     for key, ghost in image.ghosts.items():
-        _number(f"the size of the nameless file {key}", ghost.size, 1 << 62)
-        _number(f"the mode of the nameless file {key}", ghost.mode, 1 << 16)
-        _number(f"the user of the nameless file {key}", ghost.uid, _U32)
-        _number(f"the group of the nameless file {key}", ghost.gid, _U32)
-        _known(f"the nameless file {key}", "the content", f"ghosts/{key}", reader.manifest.files)
+        number(f"the size of the nameless file {key}", ghost.size, 1 << 62)
+        number(f"the mode of the nameless file {key}", ghost.mode, 1 << 16)
+        number(f"the user of the nameless file {key}", ghost.uid, U32)
+        number(f"the group of the nameless file {key}", ghost.gid, U32)
+        if not S_ISDIR(ghost.mode):
+            known(f"the nameless file {key}", "the content", f"ghosts/{key}", reader.manifest.files)
 
 
 # -- processes
 def _check_processes(image: Image, end: int) -> None:
     ids: set[int] = set()
     for process in image.processes:
-        _number("the id of a process", process.tgid, MOST_PIDS + 1, 1)
+        number("the id of a process", process.tgid, MOST_PIDS + 1, 1)
         if process.tgid in ids:
             raise Bad(f"two processes have the id {process.tgid}")
         ids.add(process.tgid)
@@ -204,7 +189,7 @@ def _check_processes(image: Image, end: int) -> None:
         if process.parent not in ids and process.parent not in _OUTSIDE:
             raise Bad(f"{who} is the child of {process.parent}, which there is not")
         if process.zombie >= 0:
-            _number(f"{who}: its wait status", process.zombie, 1 << 16)
+            number(f"{who}: its wait status", process.zombie, 1 << 16)
             if process.threads:
                 raise Bad(f"{who} has ended, and has threads")
             continue
@@ -231,56 +216,56 @@ def _check_tree(image: Image) -> None:
 
 
 def _check_process(who: str, image: Image, process: ProcessRecord) -> None:
-    _known(who, "address space", process.space, image.spaces)
-    _known(who, "table of descriptors", process.table, image.tables)
-    _known(who, "directory", process.directory, image.directories)
+    known(who, "address space", process.space, image.spaces)
+    known(who, "table of descriptors", process.table, image.tables)
+    known(who, "directory", process.directory, image.directories)
     if not process.threads:
         raise Bad(f"{who} lives, and has no thread")
     if not process.leader_ended and process.threads[0].tid != process.tgid:
         raise Bad(f"{who}: its leader is not the first of its threads")
     for resource, limits in process.limits.items():
-        _number(f"{who}: a resource", resource, _LIMITS)
+        number(f"{who}: a resource", resource, _LIMITS)
         for limit in limits:
-            _number(f"{who}: limit {resource}", limit, _U64, -1)
-    _number(f"{who}: its OOM score", process.oom_score, 1001, -1000)
-    _number(f"{who}: its CPU time", process.cpu, 1 << 63)
-    _number(f"{who}: its user time", process.user, 1 << 63)
-    _length(f"{who}: its name", process.comm, 15)
+            number(f"{who}: limit {resource}", limit, U64, -1)
+    number(f"{who}: its OOM score", process.oom_score, 1001, -1000)
+    number(f"{who}: its CPU time", process.cpu, 1 << 63)
+    number(f"{who}: its user time", process.user, 1 << 63)
+    length(f"{who}: its name", process.comm, 15)
 
 
 def _check_thread(who: str, thread: ThreadRecord, end: int) -> None:
-    _number("the id of a thread", thread.tid, MOST_PIDS + 1, 1)
-    _length(f"{who}: its registers", thread.registers, _REGISTERS, _REGISTERS)
-    _length(f"{who}: its extended state", thread.extended, _XSAVE_MOST, _XSAVE_LEAST, 8)
-    _length(f"{who}: its alternate stack", thread.altstack, _STACK, _STACK)
-    _length(f"{who}: its name", thread.name, 15)
-    _number(f"{who}: its mask", thread.mask, _U64)
+    number("the id of a thread", thread.tid, MOST_PIDS + 1, 1)
+    length(f"{who}: its registers", thread.registers, _REGISTERS, _REGISTERS)
+    length(f"{who}: its extended state", thread.extended, _XSAVE_MOST, _XSAVE_LEAST, 8)
+    length(f"{who}: its alternate stack", thread.altstack, _STACK, _STACK)
+    length(f"{who}: its name", thread.name, 15)
+    number(f"{who}: its mask", thread.mask, U64)
     # Addresses that the host does not check when they are set may be anything.
-    _number(f"{who}: its list of robust futexes", thread.robust_head, _U64)
-    _number(f"{who}: the address cleared at its end", thread.clear_tid, _U64)
-    address, length, signature, flags = thread.rseq
-    _number(f"{who}: its rseq", address, end + 1)
-    for word in (length, signature, flags, thread.robust_length, thread.secure_bits, *thread.uids, *thread.gids):
-        _number(f"{who}: a word of 32 bits", word, _U32)
+    number(f"{who}: its list of robust futexes", thread.robust_head, U64)
+    number(f"{who}: the address cleared at its end", thread.clear_tid, U64)
+    address, size, signature, flags = thread.rseq
+    number(f"{who}: its rseq", address, end + 1)
+    for word in (size, signature, flags, thread.robust_length, thread.secure_bits, *thread.uids, *thread.gids):
+        number(f"{who}: a word of 32 bits", word, U32)
     if len(thread.groups) > _NGROUPS or len(thread.affinity) > _CPUS:
         raise Bad(f"{who}: it has more groups or CPUs than there can be")
     for group in thread.groups:
-        _number(f"{who}: a group", group, _U32)
+        number(f"{who}: a group", group, U32)
     for cpu in thread.affinity:
-        _number(f"{who}: a CPU", cpu, _CPUS)
+        number(f"{who}: a CPU", cpu, _CPUS)
     for capabilities in thread.capabilities:
-        _number(f"{who}: its capabilities", capabilities, _U64)
+        number(f"{who}: its capabilities", capabilities, U64)
     # SCHED_RESET_ON_FORK may be or-ed to the policy.
-    _number(f"{who}: its policy", thread.policy & ~0x40000000, 8)
-    _number(f"{who}: its nice value", thread.nice, 20, -20)
-    _number(f"{who}: its priority", thread.priority, 100)
-    _number(f"{who}: its I/O priority", thread.io_priority, 1 << 16)
-    _number(f"{who}: its timer slack", thread.timer_slack, _U64)
-    _number(f"{who}: its CPU time", thread.cpu, 1 << 63)
-    _number(f"{who}: its user time", thread.user, 1 << 63)
-    _number(f"{who}: whom it holds for", thread.holds_for, MOST_PIDS + 1)
+    number(f"{who}: its policy", thread.policy & ~0x40000000, 8)
+    number(f"{who}: its nice value", thread.nice, 20, -20)
+    number(f"{who}: its priority", thread.priority, 100)
+    number(f"{who}: its I/O priority", thread.io_priority, 1 << 16)
+    number(f"{who}: its timer slack", thread.timer_slack, U64)
+    number(f"{who}: its CPU time", thread.cpu, 1 << 63)
+    number(f"{who}: its user time", thread.user, 1 << 63)
+    number(f"{who}: whom it holds for", thread.holds_for, MOST_PIDS + 1)
     for program in thread.filters:
-        _length(f"{who}: a seccomp filter", program, _FILTER_MOST, 8, 8)
+        length(f"{who}: a seccomp filter", program, _FILTER_MOST, 8, 8)
 
 
 # -- the kernel's state
@@ -297,31 +282,31 @@ def check_kernel(kernel: KernelState, image: Image) -> None:
             raise Bad(f"it knows nothing of thread {min(missing)}")
     for tgid, group in groups.items():
         who = f"process {tgid}"
-        _number("the id of a process", tgid, MOST_PIDS + 1, 1)
+        number("the id of a process", tgid, MOST_PIDS + 1, 1)
         if group.tgid != tgid:
             raise Bad(f"{who} is written down as {group.tgid}")
         if group.ppid not in groups and group.ppid not in _OUTSIDE:
             raise Bad(f"{who} is the child of {group.ppid}, which there is not")
-        _number(f"{who}: its process group", group.pgid, MOST_PIDS + 1)
-        _number(f"{who}: its session", group.sid, MOST_PIDS + 1)
+        number(f"{who}: its process group", group.pgid, MOST_PIDS + 1)
+        number(f"{who}: its session", group.sid, MOST_PIDS + 1)
         for child in (*group.children, *(child for _, child in group.reports)):
-            _known(who, "the child", child, groups)
+            known(who, "the child", child, groups)
         for tid, task in group.threads.items():
             if task.tid != tid or task.tgid != tgid:
                 raise Bad(f"thread {tid} of {who} is written down as {task.tid} of {task.tgid}")
-            _number("the id of a thread", tid, MOST_PIDS + 1, 1)
-            _number(f"thread {tid}: its mask", task.mask, _U64)
+            number("the id of a thread", tid, MOST_PIDS + 1, 1)
+            number(f"thread {tid}: its mask", task.mask, U64)
             for child in task.made:
-                _known(f"thread {tid}", "the child", child, groups)
+                known(f"thread {tid}", "the child", child, groups)
             _signals(f"thread {tid}", [info.signo for info in task.pending])
         _signals(who, [info.signo for info in group.pending])
         _signals(who, group.actions)
     for pgid, members in kernel.process_groups.items():
         for member in members:
-            _known(f"process group {pgid}", "the process", member, groups)
-    _number("the number of checkpoints", kernel.checkpoint_count, 1 << 63)
+            known(f"process group {pgid}", "the process", member, groups)
+    number("the number of checkpoints", kernel.checkpoint_count, 1 << 63)
 
 
 def _signals(who: str, numbers: Iterable[int]) -> None:
-    for number in numbers:
-        _number(f"{who}: a signal", number, 65, 1)
+    for signo in numbers:
+        number(f"{who}: a signal", signo, 65, 1)

@@ -42,11 +42,13 @@ class ImageReader:
         self._directory = -1
         self._meta = PagesMeta(0, [], [], [], "none")
         self._local: Any = None
+        #: Files that had their checksum: what they were then, so that a large one is not read twice.
+        self._summed: dict[str, tuple[int, int, int, int]] = {}
         try:
             self._open(children)
         except OSError as error:
             self.close()
-            raise UnusableImage(f"{path}: {error.filename or 'reading it'}: {error.strerror or error}") from None
+            raise UnusableImage(f"{path}: {error.strerror or error}") from None
         except BaseException:
             self.close()
             raise
@@ -238,16 +240,18 @@ class ImageReader:
             raise self._wrong(name, "it is missing")
         fd = self._open_checked(name)
         try:
-            good = manifest.checksum_text(image_names.sum_of(fd)) == self.manifest.files[name].checksum
+            status = os.fstat(fd)
+            seen = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+            if self._summed.get(name) != seen:
+                if manifest.checksum_text(image_names.sum_of(fd)) != self.manifest.files[name].checksum:
+                    raise self._wrong(name, "its checksum is not the manifest's: it was damaged or changed")
+                self._summed[name] = seen
         except OSError as error:
             os.close(fd)
             raise self._wrong(name, error.strerror or str(error)) from None
         except BaseException:
             os.close(fd)
             raise
-        if not good:
-            os.close(fd)
-            raise self._wrong(name, "its checksum is not the manifest's: it was damaged or changed")
         return io.BufferedReader(io.FileIO(fd, "r"))
 
     def check_files(self) -> None:

@@ -54,10 +54,12 @@ class ImageWriter:
         self._pages: PageFile | None = None
         self._own_parent = isinstance(parent, str)
         self._parent = ImageReader(parent) if isinstance(parent, str) else parent
-        self._inherited = _Inherited(self._parent.runs()) if self._parent is not None else None
+        self._inherited: _Inherited | None = None
         try:
-            if self._parent is not None and len(self._parent.chain) > DEEPEST:
-                raise CannotWrite(f"{self._parent.path} has {DEEPEST} parents already: save without one")
+            if self._parent is not None:
+                if len(self._parent.chain) > DEEPEST:
+                    raise CannotWrite(f"{self._parent.path} has {DEEPEST} parents already: save without one")
+                self._inherited = _Inherited(self._parent.runs())
             self._partial = Partial(self.path)
             self._pages = PageFile(self._partial.fd, compression, direct)
         except (OSError, Taken) as error:
@@ -173,7 +175,9 @@ class ImageWriter:
         self._put(manifest.GUESTS, image if isinstance(image, bytes) else codec.pack(image))
         if isinstance(image, Image):
             facts.processes = facts.processes or len(image.processes)
-            facts.threads = facts.threads or sum(len(process.threads) for process in image.processes)
+            threads = [thread for process in image.processes for thread in process.threads]
+            facts.threads = facts.threads or len(threads)
+            facts.xsave_size = facts.xsave_size or max([len(thread.extended) for thread in threads], default=0)
         pages.finish()
         if self._fsync:
             pages.sync()

@@ -101,7 +101,7 @@ def checksum_of(value: dict[str, Any]) -> str:
 
 def text(manifest: Manifest) -> bytes:
     """manifest.json, with its checksum, which is set."""
-    value = codec.plain(manifest)
+    value = codec.plain(manifest, json=True)
     manifest.checksum = value["checksum"] = checksum_of(value)
     return codec.json_text(value)
 

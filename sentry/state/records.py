@@ -12,6 +12,7 @@ from __future__ import annotations
 import msgspec
 
 from trapline.sentry.state.files import AnyFile, Descriptor, Pipe, RecordLock, Socket, Terminal
+from trapline.sentry.state.ipc import IpcRecord
 
 
 class Mapping(msgspec.Struct):
@@ -147,6 +148,7 @@ class Image(msgspec.Struct):
     directories: dict[int, Directories] = {}
     vdso: bytes = b""  # our image as guests have it mapped, without the parameter page
     vdso_host: list[tuple[int, int]] = []  # what of the host's was moved below it: offset, length
+    ipc: IpcRecord = msgspec.field(default_factory=IpcRecord)
 
 
 class PageRun(msgspec.Struct, array_like=True):

@@ -6,6 +6,7 @@ All imports come before the change of user: Python itself may lie in a directory
 from __future__ import annotations
 
 import ctypes
+import encodings.ascii
 import glob
 import os
 import pkgutil
@@ -20,7 +21,7 @@ import trapline.platform
 import trapline.sentry
 from trapline.sentry.cli.main import main
 
-USED_LATER = (glob, pwd, psutil, trio)
+USED_LATER = (encodings.ascii, glob, pwd, psutil, trio)
 
 for package in (trapline.platform, trapline.sentry):
     for found in pkgutil.walk_packages(package.__path__, package.__name__ + "."):

@@ -23,10 +23,11 @@ PYTHON = getattr(sys, "_base_executable", sys.executable)
 ON_TERMINAL = ("test_pty", "test_tty", "test_openpty", "test_ioctl", "test_termios")
 SPAWN = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))"
 #: Modules, and the cases left to `make test-all`: test_itimer_virtual asks for the time in a loop until a second of
-#: user time has passed, nearly all of which is the sentry's here.
+#: user time has passed, nearly all of which is the sentry's here; and of asyncio's four ways to wait for a child, those
+#: two that Python has deprecated.
 QUICK = {
     "test_signal": ("test_itimer_virtual",),
-    "test_asyncio.test_subprocess": (),
+    "test_asyncio.test_subprocess": ("SubprocessSafeWatcherTests", "SubprocessFastWatcherTests"),
     "test_threadsignals": (),
     "test_wait3": (),
     "test_wait4": (),
@@ -34,7 +35,7 @@ QUICK = {
     "test_asyncio.test_unix_events": (),
     **dict.fromkeys(ON_TERMINAL, ()),
 }
-LONG = ("test_signal", "test_subprocess", "test_os", "test_faulthandler", "test_threading")
+LONG = ("test_signal", "test_asyncio.test_subprocess", "test_subprocess", "test_os", "test_faulthandler", "test_threading")
 #: They sleep more than they compute, so several at once take the time of the longest.
 AT_ONCE = 4
 

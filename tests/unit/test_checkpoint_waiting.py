@@ -295,9 +295,9 @@ def test_who_is_woken_may_begin_the_next_and_wait_again() -> None:
 
 def test_a_restore() -> None:
     none = Restoring()
-    assert none.wait(lambda: None).outcome == Outcome(0, "it was not made from a checkpoint")
+    assert none.wait(lambda: None).outcome == Outcome(0, "the sandbox was not made from a checkpoint")
     none.finish(1)
-    assert none.wait(lambda: None).outcome == Outcome(0, "it was not made from a checkpoint")
+    assert none.wait(lambda: None).outcome == Outcome(0, "the sandbox was not made from a checkpoint")
     restoring, woken = Restoring(), []
     restoring.begin()
     first = restoring.wait(lambda: woken.append(1))

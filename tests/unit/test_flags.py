@@ -148,3 +148,14 @@ def test_words() -> None:
     assert either(["a", "b", "c"]) == "a, b or c"
     assert did_you_mean("stats", ["--stats"]) == ": did you mean --stats?"
     assert did_you_mean("zzz", ["--stats"]) == ""
+
+
+def test_a_value_that_may_be_left_out() -> None:
+    flags = (Flag("--number", help="A number, or any.", optional="N", parse=number), Flag("--name", "NAME", "A name."))
+    assert parse(flags, [])[0]["number"] is None
+    assert parse(flags, ["--number", "7"]) == ({"number": True, "name": None, "help": False}, ["7"])
+    assert parse(flags, ["--number=7", "x"]) == ({"number": 7, "name": None, "help": False}, ["x"])
+    with pytest.raises(UsageError, match=r"^--number takes a number, not 'x'$"):
+        parse(flags, ["--number=x"])
+    assert parse_mixed(flags, ["a", "--number", "--name", "b", "c"])[0]["name"] == "b"
+    assert "  --number[=N]  " in help_text("x", "y", flags)

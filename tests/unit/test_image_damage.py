@@ -130,6 +130,24 @@ def test_files_that_are_something_else(images: list[Path], tmp_path: Path, how: 
         assert name in expect_unusable(target)
 
 
+def test_a_file_that_changes_after_it_was_checked(target: Path) -> None:
+    with ImageReader(str(target)) as reader:
+        reader.check_files()
+        path = target / "files" / "upper.tar"
+        data = bytearray(path.read_bytes())
+        with reader.open("files/upper.tar") as file:
+            assert file.read() == data
+        data[0] ^= 1
+        path.write_bytes(data)
+        with pytest.raises(UnusableImage, match="damaged or changed"):
+            reader.open("files/upper.tar")
+        path.write_bytes(data[:-1])
+        with pytest.raises(UnusableImage, match="999 bytes, and the manifest says 1000"):
+            reader.open("files/upper.tar")
+        with pytest.raises(UnusableImage, match="it is missing"):
+            reader.open("files/other")
+
+
 def test_not_even_a_directory(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert "no image" in expect_unusable(tmp_path / "file")
@@ -340,6 +358,8 @@ NONSENSE: list[tuple[str, Callable[[Image], object], str]] = [
     ("ghost key", lambda i: i.ghosts.clear(), "nameless file 1"),
     ("ghost content", lambda i: i.ghosts.update({"2": i.ghosts["1"]}), "ghosts/2"),
     ("ghost way out", lambda i: i.ghosts.update({"../manifest.json": i.ghosts["1"]}), "ghosts/"),
+    ("program", lambda i: setattr(i.spaces[1], "exe_ghost", "5"), "nameless file 5"),
+    ("guard pages", lambda i: mapping(i).guards.append((0, 4096)), "guard pages"),
     ("file", lambda i: setattr(i.spaces[1].mappings[1], "path", "relative"), "no absolute path"),
     ("nul", lambda i: setattr(i.spaces[1].mappings[1], "path", "/a\0b"), "cannot be a name"),
     ("layout", lambda i: i.spaces[1].layout.pop(), "10 words"),

@@ -5,14 +5,18 @@ from __future__ import annotations
 import mmap
 import os
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from image_samples import MEMORY, SIZE, image, kernel, make, memory
 
-from trapline.sentry.state import codec, image_check
+from trapline.sentry.state import codec, cpu_features, image_check, manifest
 from trapline.sentry.state.image_reader import ImageReader
 from trapline.sentry.state.image_writer import CannotWrite, ImageWriter
 from trapline.sentry.state.manifest import Manifest
@@ -77,7 +81,7 @@ def test_round_trip(tmp_path: Path, compression: str, way: str, direct: bool) ->
     )  # fmt: skip
     with ImageReader(target) as reader:
         assert reader.manifest == written and reader.manifest.command == ["sh", "\udcfe"]
-        assert (reader.manifest.processes, reader.manifest.threads) == (2, 2)
+        assert (reader.manifest.processes, reader.manifest.threads, reader.manifest.xsave_size) == (2, 2, 832)
         assert reader.kernel() == kernel() and reader.image() == image()
         reader.check_files()
         reader.check_pages()
@@ -225,9 +229,62 @@ def test_an_image_of_an_older_schema() -> None:
         assert found_kernel.groups.keys() == {7} and [p.tgid for p in found.processes] == [7]
 
 
-@pytest.mark.parametrize("text", ["", "plain", "\udc80", "\udcff\U0010ffff", "\U0010ffff", "\U0010ffff\ue000", "é\udce9"])
+@given(text=st.one_of(st.text(), st.binary().map(os.fsdecode), st.text(st.sampled_from("a\udc80\udcff\U0010ffff\ue000é"))))
 def test_names_that_are_not_utf_8(text: str) -> None:
     record = image()
     record.directories[1].cwd = text
     assert codec.unpack(codec.pack(record), Image) == record
-    assert codec.unescaped(codec.from_json(codec.json_text(codec.plain({"a": [text], text: 1})))) == {"a": [text], text: 1}
+    value = {"a": [text], text: 1}
+    assert codec.unescaped(codec.from_json(codec.json_text(codec.plain(value, json=True)))) == value
+
+
+def test_options_of_every_kind(tmp_path: Path) -> None:
+    options = {"a": [1, 2.5, 1e300, None, True, {"10": 1, "9": 2}], "2": {3: "x", 20: "y"}, "b": (b"bytes", 1)}
+    with ImageWriter(str(tmp_path / "image"), fsync=False) as writer:
+        writer.commit(kernel(), Image(), Manifest(options=options))
+    with ImageReader(str(tmp_path / "image")) as reader:
+        assert reader.manifest.options == {**options, "2": {"3": "x", "20": "y"}, "b": ["Ynl0ZXM=", 1]}
+
+
+@pytest.mark.parametrize("compression", ["none", "zstd"])
+def test_several_threads_read_at_once(tmp_path: Path, compression: str) -> None:
+    data = memory(16 * BLOCK)
+    with ImageWriter(str(tmp_path / "image"), fsync=False, compression=compression) as writer:
+        writer.write(writer.allocate(len(data)), data)
+        writer.add_run(PageRun("s1", 0, len(data), 0))
+        writer.commit(kernel(), Image(), Manifest())
+    with ImageReader(str(tmp_path / "image")) as reader:
+        found: dict[int, list[bytes]] = {}
+
+        def read(which: int) -> None:
+            found[which] = [reader.read_block(block) for block in range(reader.blocks)]
+
+        threads = [threading.Thread(target=read, args=(which,)) for which in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert all(b"".join(found[which]) == data for which in range(4))
+
+
+def test_what_is_imported() -> None:
+    """A command that has nothing to do with images pays nothing for them; one that reads them no more than it needs."""
+    code = """
+import sys
+import trapline.sentry.cli.do, trapline.sentry.options
+assert not [name for name in sys.modules if "sentry.state" in name]
+import trapline.sentry.state.image_writer, trapline.sentry.state.image_check
+print(*sys.modules)
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert not set(done.stdout.split()) & {"xxhash", "zstandard", "shutil", "mmap", "trio", "logging", "subprocess"}
+
+
+def test_features_of_the_cpu() -> None:
+    """What programs may use counts, and nothing else that Linux lists."""
+    flags = ["sse2", "avx512f", "amx_tile", "constant_tsc", "arch_perfmon", "md_clear"]
+    assert cpu_features.missing(flags, ["sse2"]) == ["amx_tile", "avx512f"]
+    assert cpu_features.problem(flags, ["sse2", "avx512f", "amx_tile", "avx2"]) == ""
+    assert "lacks the feature avx512f," in cpu_features.problem(flags, ["sse2", "amx_tile"])
+    assert cpu_features.problem(manifest.cpu_flags()) == "" and "sse2" in cpu_features.needed(manifest.cpu_flags())

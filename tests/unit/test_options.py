@@ -10,10 +10,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from trapline.sentry.cli import do, doctor
-from trapline.sentry.cli.flags import UsageError
+from trapline.sentry.cli import do, doctor, restore
+from trapline.sentry.cli.flags import UsageError, parse_mixed
 from trapline.sentry.cli.main import VERBS, main
-from trapline.sentry.options import DoOptions
+from trapline.sentry.options import DoOptions, RestoreOptions, StraceOptions
 
 
 def made(*words: str) -> DoOptions:
@@ -65,6 +65,48 @@ def test_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert options.cwd == f"{tmp_path}/sub"
     assert options.volumes == [(f"{tmp_path}/sub", f"{tmp_path}/sub", False)]
     assert options.log == f"{tmp_path}/l"
+
+
+def test_hooks(tmp_path: Path) -> None:
+    options = made("--checkpoint-dir", str(tmp_path), "--save-hook", "sh -c 'a  b'", "--hook-timeout", "0.5", "x")
+    assert options.checkpoint_dir == str(tmp_path)
+    assert (options.save_hook, options.restore_hook, options.hook_timeout) == (["sh", "-c", "a  b"], [], 0.5)
+
+
+def restored(*words: str) -> RestoreOptions:
+    return restore.restore_options(*parse_mixed(restore.VERBS[0].flags, list(words)))
+
+
+def test_restore(tmp_path: Path) -> None:
+    assert restored("--image-path", str(tmp_path)) == RestoreOptions(str(tmp_path))
+    line = f"""
+        --image-path={tmp_path} --background --clock-continue box -d --pid-file {tmp_path}/pid --platform ptrace
+        --state-dir {tmp_path}/s --log {tmp_path}/log --log-format json --debug --stats --stats-json {tmp_path}/j
+        --core-dir {tmp_path} --watchdog 0 --checkpoint-dir {tmp_path} --restore-hook true --hook-timeout 7
+        --without addfd --strace --owned-only
+    """
+    assert restored(*line.split()) == RestoreOptions(
+        image_path=str(tmp_path),
+        id="box",
+        background=True,
+        clock_continue=True,
+        detach=True,
+        pid_file=f"{tmp_path}/pid",
+        platform="ptrace",
+        state_dir=f"{tmp_path}/s",
+        checkpoint_dir=str(tmp_path),
+        restore_hook=["true"],
+        hook_timeout=7.0,
+        log=f"{tmp_path}/log",
+        log_format="json",
+        debug=True,
+        stats=True,
+        stats_json=f"{tmp_path}/j",
+        core_dir=str(tmp_path),
+        watchdog=0.0,
+        strace=StraceOptions(owned_only=True),
+        without={"addfd"},
+    )
 
 
 @pytest.mark.parametrize(

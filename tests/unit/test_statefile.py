@@ -52,6 +52,7 @@ def test_parts(target: str, capsys: pytest.CaptureFixture[str]) -> None:
         ("kernel.timers.itimer:7:0.next", 5),
         ("guests.spaces.1.mappings.0.end", 0x10000 + SIZE),
         ("guests.processes.0.threads.1.registers", bytes(216).hex()),
+        ("guests.processes.0.threads.0.name", "sh"),
         ("manifest.files.ghosts/1.size", 6),
     ):
         assert main(["statefile", f"--get={name}", target]) == 0

@@ -343,6 +343,19 @@ def test_a_hangup_is_heard_of(jobs, code):
     assert answer(jobs.world, jobs.one, SLAVE, GPGRP) == -errno.ENOTTY
 
 
+@pytest.mark.parametrize("taken_first", [True, False])
+def test_members_lose_it_before_the_leaders_end_is_heard_of(jobs, taken_first):
+    """The foreground group is told by the host, which takes the terminal from all a little before or after that."""
+    if taken_first:
+        jobs.platform.host_ttys.clear()
+    host_signal(jobs.kernel, jobs.one, SigInfo(signo=SIGHUP, code=SI_KERNEL))
+    jobs.platform.host_ttys.clear()
+    for task in (jobs.one, jobs.two):
+        assert answer(jobs.world, task, SLAVE, GPGRP) == -errno.ENOTTY
+    task_exit.task_died(jobs.kernel, 3, 0)
+    assert jobs.kernel.state.ttys == {}
+
+
 def test_a_sighup_for_another_reason_changes_nothing(jobs):
     host_signal(jobs.kernel, jobs.shell, SigInfo(signo=SIGHUP, code=SI_KERNEL))
     assert jobs.kernel.group(jobs.shell).tty == PTS0 and PTS0 in jobs.kernel.state.ttys

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <linux/futex.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -136,8 +137,8 @@ int main(void)
         for (unsigned k = 0; k < sizeof kinds / sizeof *kinds; k++)
             if (write(pipes[kinds[k]][i][1], "x", 1) != 1)
                 return 1;
-        __atomic_store_n(&shared->words[i], 1, __ATOMIC_SEQ_CST);
-        syscall(SYS_futex, &shared->words[i], FUTEX_WAKE, 1, NULL, NULL, 0);
+        while (syscall(SYS_futex, &shared->words[i], FUTEX_WAKE, 1, NULL, NULL, 0) == 0)
+            sched_yield(); /* until it waits: a word that had changed before would be EAGAIN */
         semop(semaphores, &up, 1);
         kill(children[SIGWAIT][i], SIGUSR1);
         socklen_t size;

@@ -39,6 +39,14 @@ static void on_signal_wake(int signo)
     syscall(SYS_futex, &came, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
 }
 
+/* Should the parent end early: now, too, if it has ended before this. */
+static void end_with(pid_t parent)
+{
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (getppid() != parent)
+        _exit(95);
+}
+
 static void until_sigsuspend(int wanted)
 {
     while (came < wanted)
@@ -79,15 +87,29 @@ static void a_timed_wait(void)
     sigtimedwait(&other, NULL, &long_time);
 }
 
+static pid_t sleeper;
+
 static void a_wait4(void)
 {
-    static int child;
-    if (child == 0 && (child = fork_or_die()) == 0) {
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
+    waitpid(sleeper, NULL, 0);
+}
+
+/* A child that never ends by itself. It is made while the signal is blocked, since the handler must not jump out of
+ * fork(), and ended by end_sleeper: whatever is left would hold the reader of our output. */
+static void begin_sleeper(void)
+{
+    pid_t parent = getpid();
+    if ((sleeper = fork_or_die()) == 0) {
+        end_with(parent);
         for (;;)
             sleep_ms(1000000);
     }
-    waitpid(child, NULL, 0);
+}
+
+static void end_sleeper(void)
+{
+    kill(sleeper, SIGKILL);
+    reap(sleeper);
 }
 
 static void until_pause(int wanted)
@@ -146,6 +168,8 @@ static const struct kind {
 
 static int play(const struct kind *kind, pid_t other, int rounds, bool first)
 {
+    if (kind->until == until_wait4)
+        begin_sleeper();
     for (int i = 1; i <= rounds; i++) {
         if (!first || i > 1)
             kind->until(first ? i - 1 : i);
@@ -153,6 +177,8 @@ static int play(const struct kind *kind, pid_t other, int rounds, bool first)
     }
     if (first)
         kind->until(rounds);
+    if (kind->until == until_wait4)
+        end_sleeper();
     return came == rounds ? 0 : 1;
 }
 
@@ -168,7 +194,7 @@ static int both(const struct kind *kind, int rounds)
     sigaction(SIGUSR1, &action, NULL);
     pid_t parent = getpid(), child = fork_or_die();
     if (child == 0)
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        end_with(parent);
     if (pipe(pipe_ends) < 0) /* each its own */
         exit(94);
     if (!kind->blocked)

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 from guests import Running, compiled, until
-from harness import native
+from harness import native, oracle
 
 from trapline.sentry.control.client import Client, ControlError
 
@@ -23,7 +23,7 @@ def control(running: Running, state: Path) -> Client:
 def test_no_call_sees_it(platform: str, tmp_path: Path) -> None:
     """Fifty processes in ten kinds of calls that wait, paused a hundred times."""
     program = compiled("pausing")
-    expected = native(["sh", "-c", f"echo | {program}"]).stdout
+    expected = oracle("sh", "-c", f"echo | {program}").stdout
     with Running(platform, [program], f"--state-dir={tmp_path}") as running:
         running.wait_for(b"waiting\n")
         with control(running, tmp_path) as client:
@@ -114,23 +114,23 @@ FROZEN = """
 import ctypes, os, select, signal, struct, sys, threading, time
 libc = ctypes.CDLL(None)
 
-def sleep():
-    time.sleep(1)
+def sleep(seconds):
+    time.sleep(seconds)
 
-def lock():
+def lock(seconds):
     held = threading.Lock()
     held.acquire()
-    held.acquire(timeout=1)
+    held.acquire(timeout=seconds)
 
-def timerfd():
+def timerfd(seconds):
     fd = libc.timerfd_create(1, 0)
-    libc.timerfd_settime(fd, 0, struct.pack("4q", 0, 0, 1, 0), None)
+    libc.timerfd_settime(fd, 0, struct.pack("4q", 0, 0, int(seconds), int(seconds % 1 * 1e9)), None)
     os.dup(fd)
     os.read(fd, 8)
 
-def itimer():
+def itimer(seconds):
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
-    signal.setitimer(signal.ITIMER_REAL, 1)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
     signal.sigwait([signal.SIGALRM])
 
 children = {}
@@ -138,14 +138,17 @@ for function in (sleep, lock, timerfd, itimer):
     pid = os.fork()
     if pid == 0:
         clocks = time.CLOCK_MONOTONIC, time.CLOCK_BOOTTIME, time.CLOCK_REALTIME
+        os.write(1, b"ready\\n")
+        os.read(0, 1)
         before = [time.clock_gettime(clock) for clock in clocks]
         os.write(1, b"on\\n")
-        function()
+        function(2)
         took = [time.clock_gettime(clock) - then for clock, then in zip(clocks, before)]
         again = time.monotonic()
-        function()  # what begins afterwards takes as long as ever
+        function(0.5)  # what begins afterwards takes as long as ever
         again = time.monotonic() - again
-        ok = 0.99 <= took[0] < 1.9 and 0.99 <= took[1] < 1.9 and took[2] > 2 and again >= 0.99
+        # Not moved, it would end early; moved twice, at 4 s. The difference is the pause, however busy the machine is.
+        ok = 1.99 <= took[0] < 3.9 and 1.99 <= took[1] < 3.9 and took[2] - took[0] > 1.8 and again >= 0.49
         os._exit(not ok and (print(function.__name__, took, again, flush=True) or 1))
     children[pid] = function.__name__
 print(sorted((children[pid], status) for pid, status in (os.wait() for _ in range(4))))
@@ -153,11 +156,15 @@ print(sorted((children[pid], status) for pid, status in (os.wait() for _ in rang
 
 
 def test_clocks_stand_still_where_that_is_asked_for(platform: str, tmp_path: Path) -> None:
-    """Sleeps, timers, timerfds and absolute futex waits of one second take one second of the sandbox's, though it was
-    paused for two in between; and those after it do."""
+    """Sleeps, timers, timerfds and absolute futex waits of two seconds take two seconds of the sandbox's, though it was
+    paused for two in between; and those after it do. They begin once the connection is there that pauses them."""
     with Running(platform, ["python3", "-c", FROZEN], f"--state-dir={tmp_path}") as running:
-        running.wait_for(b"on\non\non\non\n")
+        running.wait_for(b"ready\n" * 4)
         with control(running, tmp_path) as client:
+            assert running.process.stdin is not None
+            running.process.stdin.write(b"....")
+            running.process.stdin.flush()
+            running.wait_for(b"on\non\non\non\n")
             client.call("pause", freeze_clocks=True)
             native(["sleep", "2"])
             client.call("resume")

@@ -6,19 +6,37 @@ import os
 import re
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import do, native, same, stats, trapline_command, workload
+from harness import Result, do, native, oracle, same, stats, trapline_command, workload
 
 from trapline.platform import cpu_alarms, features, host_cpu_timers, task_clock_events
 from trapline.platform.cpu_alarms import CpuAlarms
 
 MS = 1_000_000
-#: On a loaded machine the sentry waits for a CPU while the guest goes on.
+#: In ms of CPU time, that an alarm may be late where the sentry need not wait for a CPU.
 LATE = 250
+
+
+def do_and_its_waits(platform: str, command: list[str]) -> tuple[Result, float]:
+    """`trapline do`, and how long (ms) the sentry was ready to run and had no CPU, while the guests went on computing.
+
+    Its main thread's account (proc_pid_schedstat) is there until somebody waits for it.
+    """
+    pipe, line = subprocess.PIPE, trapline_command("do", f"--platform={platform}", "--", *command)
+    with subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe) as process:
+        assert process.stdout is not None and process.stderr is not None
+        hanging = threading.Timer(90, process.kill)
+        hanging.start()
+        out, err = process.stdout.read(), process.stderr.read()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        hanging.cancel()
+        waited = int(Path(f"/proc/{process.pid}/schedstat").read_text().split()[1])
+    return Result(process.returncode, out, err), waited / MS
 
 
 def figures(text: bytes, pattern: str) -> list[float]:
@@ -31,31 +49,36 @@ def exact() -> None:
 
 
 def test_alarms_are_never_early_and_hardly_late(platform: str) -> None:
-    """Natively these are a tick's precision; so the figures are asked for here, and are no oracle test."""
+    """Natively these are a tick's precision; so the figures are asked for here, and are no oracle test. The sentry hears
+    of an alarm as soon as it has a CPU: on a busy machine the guest may use that much more in between."""
     exact()
-    result = do(platform, [workload("cputime"), "woken", "limit", "exceeded", "verbose"])
+    result, waited = do_and_its_waits(platform, [workload("cputime"), "woken", "limit", "exceeded", "verbose"])
+    late = LATE + waited
     text = result.stdout
     timers, profiles = figures(text, "a timer:"), figures(text, "ITIMER_PROF:")
     assert len(timers) == len(profiles) == 2, result
-    assert all(50 <= took <= 50 + LATE for took in timers), result
-    assert all(50 <= took <= 54 + LATE for took in profiles), result
+    assert all(50 <= took <= 50 + late for took in timers), result
+    assert all(50 <= took <= 54 + late for took in profiles), result
     # setrlimit comes a little after the thread's own start; what it had used by then counts.
-    assert all(950 <= took <= 1000 + LATE for took in figures(text, "RLIMIT_CPU:")), result
+    assert all(950 <= took <= 1000 + late for took in figures(text, "RLIMIT_CPU:")), result
     (first,), (hard,) = figures(text, "\nSIGXCPU at"), figures(text, "ended at")
-    assert 1000 <= first <= 1000 + LATE and 1995 <= hard <= 2000 + LATE, result
+    assert 1000 <= first <= 1000 + late and 1995 <= hard <= 2000 + late, result
     inherited = figures(text, "inherited: SIGXCPU at")
-    assert len(inherited) == 1 and 2000 <= inherited[0] <= 2000 + LATE, result
+    assert len(inherited) == 1 and 2000 <= inherited[0] <= 2000 + late, result
     for killed in figures(text, "killed by SIGXCPU at") + figures(text, "executed: killed at"):
-        assert 995 <= killed <= 1000 + LATE, result
+        assert 995 <= killed <= 1000 + late, result
 
 
-def test_where_perf_is_forbidden(platform: str) -> None:
-    same(platform, [workload("cputime"), "spin", "woken", "which", "asleep", "limit"], "--without=perf_event")
+@pytest.mark.parametrize(
+    "sections", [["woken"], pytest.param(["spin", "which", "asleep", "limit"], marks=pytest.mark.long)], ids="-".join
+)
+def test_where_perf_is_forbidden(platform: str, sections: list[str]) -> None:
+    same(platform, [workload("cputime"), *sections], "--without=perf_event")
 
 
 def test_on_one_cpu(platform: str) -> None:
     result = do(platform, [workload("cputime"), "two"], "--cpus=1")
-    assert result.stdout == native([workload("cputime"), "two"]).stdout, result
+    assert result.stdout == oracle(workload("cputime"), "two").stdout, result
 
 
 def test_the_limit_that_trapline_was_started_under(platform: str) -> None:

@@ -70,7 +70,7 @@ def test_more_than_fits(guest):
     guest.run([(PIPE2, ends, 0)])
     out_of, into = struct.unpack("<2i", ends.value)
     rooms = [Data(bytes(20000), read_back=True) for _ in texts]
-    calls = [((WRITE, into, Data(text), 20000), (READ, out_of, room, 20000)) for text, room in zip(texts, rooms)]
+    calls = [((WRITE, into, Data(text), 20000), (READ, out_of, room, 20000)) for text, room in zip(texts, rooms, strict=True)]
     guest.run([call for pair in calls for call in pair])
     # Data of an earlier resume is read back before the next one overwrites it.
     assert [room.value for room in rooms] == texts

@@ -1,0 +1,140 @@
+"""Whether the records of open files make sense: what they refer to, and numbers that the host could have given."""
+
+from __future__ import annotations
+
+from trapline.sentry.state import files
+from trapline.sentry.state.files import AnyFile, Socket, Terminal
+from trapline.sentry.state.image_bounds import (
+    MOST_DESCRIPTORS,
+    MOST_PIDS,
+    U32,
+    U64,
+    Bad,
+    absolute,
+    known,
+    length,
+    name,
+    number,
+)
+from trapline.sentry.state.records import Image
+
+_OFFSETS = 1 << 63
+_CLOCKS = 12  # MAX_CLOCKS is 16; ids from 12 on are no clocks
+_PIPE_MOST = 1 << 31  # round_pipe_size (fs/pipe.c)
+_SOCKADDR = 128  # struct sockaddr_storage
+_TERMIOS2 = 44
+_FAMILIES = 46  # AF_MAX
+_SCM_MAX_FD = 253
+_SOCKET_STATES = ("", "connected", "listening", "ended")
+
+
+def check_files(image: Image) -> None:
+    """All descriptions, and the pipes, sockets, terminals and locks that they share. Bad."""
+    for key, file in image.files.items():
+        _check_file(f"file {key}", file, image)
+    for key, pipe in image.pipes.items():
+        number(f"the capacity of pipe {key}", pipe.capacity, _PIPE_MOST + 1, 1)
+        if sum(map(len, pipe.content)) > pipe.capacity:
+            raise Bad(f"pipe {key} holds more than it can")
+    for key, socket in image.sockets.items():
+        _check_socket(f"socket {key}", socket, image)
+    for key, terminal in image.terminals.items():
+        _check_terminal(f"terminal {key}", terminal)
+    for table, locks in image.locks.items():
+        known("a lock", "the table", table, image.tables)
+        for lock in locks:
+            known(f"a lock of table {table}", "the descriptor", lock.descriptor, image.tables[table])
+            number("the start of a lock", lock.start, _OFFSETS)
+            number("the length of a lock", lock.length, _OFFSETS)
+
+
+def _check_file(who: str, file: AnyFile, image: Image) -> None:
+    number(f"{who}: its flags", file.flags, U32)
+    number(f"{who}: the kind of its owner", file.owner_kind, 3)
+    number(f"{who}: its owner", file.owner, MOST_PIDS + 1)
+    number(f"{who}: its signal", file.signal, 65)
+    for lock in file.locks:
+        if lock.kind not in ("flock", "ofd"):
+            raise Bad(f"{who} has a lock of the kind '{lock.kind}', which there is not")
+        number(f"{who}: the start of a lock", lock.start, _OFFSETS)
+        number(f"{who}: the length of a lock", lock.length, _OFFSETS)
+    match file:
+        case files.PathFile():
+            absolute(f"{who}: its path", file.path)
+            number(f"{who}: its position", file.position, _OFFSETS)
+            number(f"{who}: whose it is", file.process, MOST_PIDS + 1)
+        case files.GhostFile():
+            known(who, "the nameless file", file.ghost, image.ghosts)
+            number(f"{who}: its position", file.position, _OFFSETS)
+        case files.MemoryFile():
+            known(who, "shared memory", file.key, image.shared)
+            number(f"{who}: its position", file.position, _OFFSETS)
+        case files.InheritedFile():
+            number(f"{who}: the caller's descriptor", file.number, MOST_DESCRIPTORS)
+        case files.PipeEnd():
+            known(who, "the pipe", file.pipe, image.pipes)
+            name(f"{who}: its path", file.path)
+        case files.EventCounter():
+            number(f"{who}: its count", file.count, U64)
+        case files.SignalFile():
+            number(f"{who}: its mask", file.mask, U64)
+        case files.TimerFile():
+            number(f"{who}: its clock", file.clock, _CLOCKS)
+            number(f"{who}: its deadline", file.deadline, _OFFSETS, -_OFFSETS)
+            number(f"{who}: its interval", file.interval, _OFFSETS)
+            number(f"{who}: its settings", file.settings, 4)
+            number(f"{who}: its ticks", file.ticks, U64)
+        case files.EventPoll():
+            for interest in file.interests:
+                known(who, "the file", interest.file, image.files)
+                number(f"{who}: a descriptor", interest.descriptor, MOST_DESCRIPTORS)
+                number(f"{who}: a set of events", interest.events, U32)
+                number(f"{who}: what is told with events", interest.data, U64)
+        case files.Notifier():
+            for watch in file.watches:
+                absolute(f"{who}: a watched path", watch.path)
+                number(f"{who}: a watch", watch.number, 1 << 31, 1)
+                number(f"{who}: the mask of a watch", watch.mask, U32)
+        case files.ProcessFile():
+            number(f"{who}: its process", file.process, MOST_PIDS + 1)
+        case files.TerminalMaster() | files.TerminalSlave():
+            known(who, "the terminal", file.terminal, image.terminals)
+        case files.SocketFile():
+            known(who, "the socket", file.socket, image.sockets)
+
+
+def _check_socket(who: str, socket: Socket, image: Image) -> None:
+    number(f"{who}: its family", socket.family, _FAMILIES)
+    number(f"{who}: its type", socket.type, 16)
+    number(f"{who}: its protocol", socket.protocol, 1 << 31)
+    if socket.state not in _SOCKET_STATES:
+        raise Bad(f"{who} is in the state '{socket.state}', which there is not")
+    for address in (socket.name, socket.peer_name, *(message.sender for message in socket.queue)):
+        length(f"{who}: an address", address, _SOCKADDR)
+    name(f"{who}: its directory", socket.directory)
+    number(f"{who}: its backlog", socket.backlog, 1 << 31, -(1 << 31))
+    number(f"{who}: what it has shut down", socket.shutdown, 4)
+    for level, option, value in socket.options:
+        number(f"{who}: the level of an option", level, 1 << 31)
+        number(f"{who}: an option", option, 1 << 31)
+        length(f"{who}: the value of an option", value, 1 << 16)
+    for other in ([socket.peer] if socket.peer else []) + socket.waiting:
+        known(who, "the socket", other, image.sockets)
+    for message in socket.queue:
+        if len(message.files) > _SCM_MAX_FD:
+            raise Bad(f"{who}: {len(message.files)} files are in one message")
+        for file in message.files:
+            known(f"a message to {who}", "the file", file, image.files)
+    for word in (*(socket.node or ()), *(socket.credentials or ())):
+        number(f"{who}: an id", word, U32)
+
+
+def _check_terminal(who: str, terminal: Terminal) -> None:
+    number(f"{who}: its number", terminal.number, 1 << 20)
+    if terminal.settings:
+        length(f"{who}: its settings", terminal.settings, _TERMIOS2, _TERMIOS2)
+    for word in terminal.window:
+        number(f"{who}: its window", word, 1 << 16)
+    number(f"{who}: its mode", terminal.mode, 0o10000)
+    number(f"{who}: its user", terminal.uid, U32)
+    number(f"{who}: its group", terminal.gid, U32)
