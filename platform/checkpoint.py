@@ -83,7 +83,7 @@ class Checkpointer:
                         await trio.to_thread.run_sync(save.finish)
                         await trio.to_thread.run_sync(save.commit)
                     finally:
-                        save.close()
+                        save.close(at_rest=quiescence.active)
                 result.size = save.size
                 result.dropped = [printable(text) for text in save.dropped]
                 result.notes = [printable(text) for text in save.notes]
@@ -147,13 +147,13 @@ class Save:
             session.incremental = Incremental()
         return session.incremental if not session.incremental.reason else None
 
-    def close(self) -> None:
-        """Give back what was opened. In the sentry's tracing thread."""
+    def close(self, at_rest: bool) -> None:
+        """Give back what was opened. In the sentry's tracing thread; `at_rest`: the tasks still are."""
         if self._captured is not None:
             self._captured.close()
         if self._memory is not None:
             self._memory.close()
-            self._memory.reap()
+            self._memory.reap(at_rest)
         if self._tracking is not None and not self._committed:
             self._tracking.fail()
 
@@ -297,7 +297,7 @@ class Save:
                     new.write(data)
 
     def finish(self) -> None:
-        """Pages of large processes, from copies of them, in any thread while they go on. CannotWrite; Unsavable; Gone."""
+        """Pages of large processes, from copies, in any thread while they go on. CannotWrite; Unsavable; Gone."""
         assert self._memory is not None
         self._memory.finish()
         self.size += self._memory.size
