@@ -1,9 +1,9 @@
 """Threads of a restored process, who they are, and what they go on with.
 
-Order within a process, each step resting on those before: all threads (made with capabilities that they have only
+Order within a process, each step resting on those before: all threads (made with capabilities they have only
 now); what each thread tells the host of itself; whose it is; dispositions; the sandbox's filter, for all threads at
-once; last the workspace is unmapped and the registers are set. From the filter on a task is a guest like any other, and goes on
-when it is resumed, with the restart of the call that it was in.
+once; last the workspace is unmapped and the registers are set. From the filter on a task is a guest like any other,
+and goes on when it is resumed, with the restart of the call that it was in.
 
 Sources: clone3(2), set_robust_list(2), set_tid_address(2), sigaltstack(2), rseq in include/uapi/linux/rseq.h,
 capabilities(7), seccomp(2) SECCOMP_FILTER_FLAG_TSYNC.

@@ -61,6 +61,7 @@ class Tree:
         #: The session that a process is in at the moment, 0 for the one that the root was born into.
         #: A pid 1 has led one since before it was the seed.
         self._session: dict[int, int] = {self._root: init if init == self._root else 0}
+        self._pgid: dict[int, int] = dict(self._session)
         self._parent: dict[int, int] = {}
         ids = {tid for group in state.groups.values() for tid in (group.tgid, group.pgid, group.sid, *group.threads)}
         self._used = ids
@@ -89,7 +90,7 @@ class Tree:
             self._make(tgid, child)
         if leads and here != tgid:
             self.at[tgid].run([(_SETSID,)])
-            self._session[tgid] = tgid
+            self._session[tgid] = self._pgid[tgid] = tgid
         for child in children:
             if child.tgid not in self.at and self._wanted(child) in (-1, self._session[tgid]):
                 self._make(tgid, child)
@@ -117,7 +118,7 @@ class Tree:
 
     def _adopt(self, creator: int, group: ThreadGroup, child: Injection) -> None:
         self.at[group.tgid] = child
-        self._session[group.tgid] = self._session[creator]
+        self._session[group.tgid], self._pgid[group.tgid] = self._session[creator], self._pgid[creator]
         self._parent[group.tgid] = creator
         self._grow(group.tgid)
 
@@ -145,6 +146,7 @@ class Tree:
             self.at[reaper].run([(_PRCTL, _PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)])
         self.at[group.tgid] = child
         self._session[group.tgid] = wanted if wanted >= 0 else self._session[maker]
+        self._pgid[group.tgid] = wanted if stand_in_id == wanted else self._pgid[maker]
         self._parent[group.tgid] = reaper
         self._grow(group.tgid)
         return True
@@ -177,30 +179,29 @@ class Tree:
 
     # -- process groups
     def _join_groups(self) -> None:
-        """Those that lead one first: then there is one to join."""
+        """Those that lead one first, then there is one to join. A group that lost its leader lasts as long as it has
+        members, so nobody leaves one that others are still to join."""
         wanted = {group.pgid for group in self._groups.values()} - {0}
-        for pgid in wanted:
-            leader = self._groups.get(pgid)
-            if leader is not None and leader.sid != pgid:
-                self.at[pgid].run([(_SETPGID, 0, 0)])
+        for pgid in wanted & set(self._groups):
+            if self._groups[pgid].sid != pgid:
+                self._join(pgid, pgid)
         stand_ins = []
-        for pgid in wanted - set(self._groups):
+        for pgid in wanted - set(self._pgid.values()):
             member = next(group.tgid for group in self._groups.values() if group.pgid == pgid)
             stand_in = make_child(self.at[member], pgid)
             stand_in.run([(_SETPGID, 0, 0)])
             stand_ins.append((stand_in, pgid, member))
-        last = []
-        for group in self._groups.values():
-            if group.pgid in (0, group.tgid):
-                continue
-            if group.tgid in wanted:
-                last.append(group)  # others are to join the group of its id first
-            else:
-                self.at[group.tgid].run([(_SETPGID, 0, group.pgid)])
-        for group in last:
-            self.at[group.tgid].run([(_SETPGID, 0, group.pgid)])
+        for early in (True, False):
+            for group in self._groups.values():
+                now = self._pgid[group.tgid]
+                if group.pgid not in (0, now) and (now not in wanted) == early:
+                    self._join(group.tgid, group.pgid)
         for stand_in, pgid, member in stand_ins:
             self._end(stand_in, pgid, member)
+
+    def _join(self, tgid: int, pgid: int) -> None:
+        self.at[tgid].run([(_SETPGID, 0, pgid)])
+        self._pgid[tgid] = pgid
 
 
 def kill_all(tree: dict[int, Injection]) -> None:

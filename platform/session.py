@@ -102,7 +102,7 @@ class Session:
         self.forwarded = False
         self._control: ControlTarget | None = None
         self._attempts: Attempts | None = None
-        self._reaped = False
+        self._reaped = self._init_ended = False
         self.strangers: set[int] = set()  # children of ours that are no guests, or not yet
         self.signals = SignalDescriptor()
         self._listener: Listener | None = None
@@ -347,6 +347,7 @@ class Session:
             return True
         if host != self.sandbox.init_pid:
             return False
+        self._init_ended = True
         if not self.pump.done:
             self.error = "the sandbox's init was killed"
             self.pump.done = True
@@ -399,6 +400,8 @@ class Session:
             os.kill(host, signal.SIGKILL)
         # A program that was pid 1 has been reaped, and all others before it.
         while not (self.sandbox.is_init and self.root_status >= 0 and self.sandbox.init_pid not in self.engine.tracees):
+            if self._init_ended and not self.engine.tracees:
+                break
             host, status = pt.wait_for_any()
             if host < 0:
                 break
