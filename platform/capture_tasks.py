@@ -70,7 +70,7 @@ class TaskCapture:
             cpu=self._engine.group_cpu_ns(group.tgid),
             user=self._engine.group_user_ns(group.tgid),
             comm=_bytes(f"/proc/{first.host}/comm").rstrip(b"\n"),
-            stopped=bool(group.stop_signal),
+            stopped=any(t.listening for t in tracees),
         )
 
     def zombie(self, group: ThreadGroup) -> ProcessRecord:

@@ -107,6 +107,7 @@ class Checkpointer:
 
     def _end(self) -> None:
         """Kill all: none of them executes another instruction when it is let go."""
+        self._session.saved = True
         for host in {t.host_group for t in self._engine.tracees.values()}:
             try:
                 os.kill(host, signal.SIGKILL)

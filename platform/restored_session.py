@@ -134,7 +134,10 @@ class RestoredSession(Session):
                 self._die(at[record.tgid], record)
         for tracee, thread in guests:
             self._set_going(tracee, thread)
-        self._after(guests)
+        stopped = {record.tgid for record in living if record.stopped}
+        for tgid in stopped:
+            self._stop([t for t, _ in guests if t.task is not None and t.task.tgid == tgid])
+        self._after([t for t, _ in guests if t.holding is None and not t.listening])
 
     def _memory(self, at: dict[int, Injection], living: list[ProcessRecord]) -> None:
         """Map and load each address space, in one of the processes that have it."""
@@ -170,6 +173,11 @@ class RestoredSession(Session):
         leader.run(restore_files.place(image, record.table, ready.pool))
         leader.run([(_CLOSE_RANGE, ready.first, 0xFFFFFFFF, 0)])
         threads = restore_tasks.make_threads(leader, record)
+        group_host = leader.host
+        if record.leader_ended:
+            restore_tasks.end_leader(leader)
+            engine.add(Tracee(group_host, group_host, record.tgid, state.tasks[record.tgid]))
+            leader = threads[0]
         allowed = os.sched_getaffinity(self.sandbox.init_pid)
         for made, thread in zip(threads, record.threads, strict=True):
             pt.set_sigmask(made.host, _ALL_BUT_TRAP)
@@ -183,11 +191,11 @@ class RestoredSession(Session):
         number = restore_tasks.become_guest(leader, at, group.actions, self.launch.program, flags)
         tracees = []
         for made, thread in zip(threads, record.threads, strict=True):
-            tracee = Tracee(made.host, leader.host, thread.tid, state.tasks[thread.tid])
+            tracee = Tracee(made.host, group_host, thread.tid, state.tasks[thread.tid])
             engine.add(tracee)
             tracees.append((tracee, thread))
         if number >= 0:
-            listener = Listener(engine.descriptor(record.tgid, number), self.sync_wake_up)
+            listener = Listener(engine.descriptor(record.threads[0].tid, number), self.sync_wake_up)
             injection.single(leader.host, at, _CLOSE, number)
             self._listeners.append(listener)
             for tracee, _ in tracees:
@@ -215,16 +223,44 @@ class RestoredSession(Session):
             if child is not None:
                 t.holding, child.holder = child, t
 
-    def _after(self, guests: list[tuple[Tracee, ThreadRecord]]) -> None:
+    def _stop(self, threads: list[Tracee]) -> None:
+        """Into the group stop that they were in: one takes the signal, and takes the others with it."""
+        first = True
+        for t in threads:
+            if t.holding is not None:
+                continue
+            if first:
+                pt.call(pt.PTRACE_CONT, t.host)
+                _await(t.host, pt.EVENT_STOP << 8 | signal.SIGTRAP)  # of the interrupt
+                restore_tasks.send_to_thread(t.host_group, t.host, signal.SIGSTOP)
+                pt.cont(t.host)
+                _await(t.host, signal.SIGSTOP)
+                pt.cont(t.host, signal.SIGSTOP)
+            else:
+                pt.cont(t.host)
+            _await(t.host, pt.EVENT_STOP << 8 | signal.SIGSTOP)
+            pt.call(pt.PTRACE_LISTEN, t.host)
+            t.listening, first = True, False
+
+    def _after(self, guests: list[Tracee]) -> None:
         """Tasks and state are there: time goes on, and what was pending is delivered."""
         for listener in self._listeners:
             self.pump.listen(listener)
         self.kernel.clocks.resume()
-        for t, _ in guests:
+        for t in guests:
             task = t.task
             assert task is not None
-            if t.holding is not None:
-                continue
             pt.cont(t.host)
             if deliverable(self.kernel.group(task), task):
                 pokes.poke_again(self.engine, t)
+
+
+def _await(host: int, stop: int) -> None:
+    """Wait for one stop, others are passed by. Gone."""
+    while True:
+        status = pt.wait_one(host)
+        if status & 0xFF != 0x7F:
+            raise Gone(host)
+        if status >> 8 == stop:
+            return
+        pt.cont(host)

@@ -103,6 +103,7 @@ class Session:
         self._control: ControlTarget | None = None
         self._attempts: Attempts | None = None
         self._reaped = self._init_ended = False
+        self.saved = False  # by a checkpoint that ends the sandbox: all of it is being killed
         self.strangers: set[int] = set()  # children of ours that are no guests, or not yet
         self.signals = SignalDescriptor()
         self._listener: Listener | None = None
@@ -349,7 +350,10 @@ class Session:
             return False
         self._init_ended = True
         if not self.pump.done:
-            self.error = "the sandbox's init was killed"
+            if self.saved:
+                self.root_status = signal.SIGKILL  # as its own end would have told
+            else:
+                self.error = "the sandbox's init was killed"
             self.pump.done = True
         return True
 
