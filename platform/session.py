@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from trapline.platform.control_target import ControlTarget
     from trapline.platform.detached_terminal import DetachedTerminal
     from trapline.platform.exec_guest import Door
+    from trapline.platform.incremental import Incremental
     from trapline.platform.job_control import JobControl
     from trapline.platform.own_terminal import OwnTerminal
     from trapline.platform.watchdog import Watchdog
@@ -135,6 +136,8 @@ class Session:
 
             self.engine.cores = CoreDumper(options.core_dir)
         #: Where programs inside ask for checkpoints.
+        #: What keeps account of writes since the last checkpoint.
+        self.incremental: Incremental | None = None
         self.checkpoint_file: CheckpointFile | None = None
         if options.checkpoint_dir is not None:
             from trapline.platform.checkpoint_file import CheckpointFile
@@ -422,6 +425,8 @@ class Session:
             self.jobs.end(os.WIFSIGNALED(self.root_status))
         if self.watchdog is not None:
             self.watchdog.close()
+        if self.incremental is not None:
+            self.incremental.close()
         if self.checkpoint_file is not None:
             self.checkpoint_file.close()
         if self.recorder is not None:
