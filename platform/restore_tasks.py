@@ -34,7 +34,7 @@ _CAPABILITY_VERSION_3, _LAST_CAPABILITY = 0x20080522, 40
 _SS_ONSTACK, _SS_DISABLE, _O_PATH, _AT_FDCWD = 1, 2, 0o10000000, -100
 _SIGTRAP = 5
 _IOPRIO_SET, _IOPRIO_WHO_PROCESS, _TGKILL = 251, 1, 234
-_EXIT = 60
+_EXIT, _RT_SIGQUEUEINFO, _RT_TGSIGQUEUEINFO = 60, 129, 297
 _TSYNC, _NEW_LISTENER, _TSYNC_ESRCH, _WAIT_KILLABLE = 1, 8, 16, 32
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -109,6 +109,17 @@ def _identity_calls(thread: ThreadRecord) -> list[Call | Try]:
     calls.append((_PRCTL, _PR_SET_KEEPCAPS, 0, 0, 0, 0))
     if thread.no_new_privileges:
         calls.append((_PRCTL, _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+    return calls
+
+
+def signal_calls(record: ProcessRecord, thread: ThreadRecord) -> list[Call | Try]:
+    """Have the host hold again what it held back: each thread tells itself, since nobody else may use every siginfo
+    (rt_sigqueueinfo(2)). All signals are blocked meanwhile."""
+    calls: list[Call | Try] = [
+        (_RT_TGSIGQUEUEINFO, record.tgid, thread.tid, raw[0], Data(raw)) for raw in thread.queued
+    ]
+    if thread is record.threads[0]:
+        calls += [(_RT_SIGQUEUEINFO, record.tgid, raw[0], Data(raw)) for raw in record.queued]
     return calls
 
 

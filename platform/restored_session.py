@@ -28,6 +28,7 @@ from trapline.platform.seed import Ready
 from trapline.platform.session import Session
 from trapline.platform.tracee import Tracee
 from trapline.platform.vdso_image import VdsoImage
+from trapline.sentry.kernel import signal_lend
 from trapline.sentry.kernel.signal_send import deliverable
 from trapline.sentry.kernel.state import KernelState
 from trapline.sentry.protocol import Gone
@@ -184,7 +185,7 @@ class RestoredSession(Session):
         allowed = os.sched_getaffinity(self.sandbox.init_pid)
         for made, thread in zip(threads, record.threads, strict=True):
             pt.set_sigmask(made.host, _ALL_BUT_TRAP)
-            made.run(restore_tasks.thread_calls(thread))
+            made.run(restore_tasks.thread_calls(thread) + restore_tasks.signal_calls(record, thread))
             restore_tasks.schedule(made.host, thread, allowed)
         leader.run(restore_tasks.disposition_calls(group.actions))
         restore_tasks.set_limits(leader.host, record)
@@ -233,7 +234,7 @@ class RestoredSession(Session):
             if t.holding is not None:
                 continue
             if first:
-                pt.call(pt.PTRACE_CONT, t.host)
+                pt.cont(t.host)
                 _await(t.host, pt.EVENT_STOP << 8 | signal.SIGTRAP)  # of the interrupt
                 restore_tasks.send_to_thread(t.host_group, t.host, signal.SIGSTOP)
                 pt.cont(t.host)
@@ -254,6 +255,7 @@ class RestoredSession(Session):
             task = t.task
             assert task is not None
             pt.cont(t.host)
+            signal_lend.lend_pending(self.kernel, task, pt.U64)
             if deliverable(self.kernel.group(task), task):
                 pokes.poke_again(self.engine, t)
 
