@@ -74,18 +74,6 @@ class RestoredImage:
             for _ in pool.map(one, range(reader.blocks)):
                 pass
 
-    def check_pages(self) -> None:
-        """Against their sums, in the calling thread."""
-        from trapline.sentry.state.pages_meta import BLOCK
-
-        for reader, fd in zip(self.reader.chain, self.pages, strict=True):
-            if reader.compression != "none":
-                continue  # were checked when they were decompressed
-            for block in range(reader.blocks):
-                size = min(BLOCK, reader.pages_size - block * BLOCK)
-                if not reader.verify(block, os.pread(fd, size, block * BLOCK)):
-                    raise UnusableImage(f"{reader.path}/pages.img: block {block} is damaged")
-
     def handles(self) -> list[int]:
         """Further descriptors that the seed needs: of ghosts' contents."""
         self._ghosts = {key: self.reader.open(f"ghosts/{key}") for key in self.image.ghosts}

@@ -22,6 +22,7 @@ from trapline.platform import ptrace_calls as pt
 from trapline.platform.injection import Injection, Workspace, await_trap
 from trapline.platform.namespaces import SetupError
 from trapline.platform.notifications import Listener
+from trapline.platform.page_check import PageCheck
 from trapline.platform.restore_tree import Tree, kill_all
 from trapline.platform.seccomp import SeccompEngine
 from trapline.platform.seed import Ready
@@ -33,6 +34,7 @@ from trapline.sentry.kernel.signal_send import deliverable
 from trapline.sentry.kernel.state import KernelState
 from trapline.sentry.protocol import Gone
 from trapline.sentry.state.records import ProcessRecord, ThreadRecord
+from trapline.sentry.state.unusable import UnusableImage
 from trapline.sentry.time.timekeeper import MONOTONIC_RAW
 
 if TYPE_CHECKING:
@@ -115,6 +117,9 @@ class RestoredSession(Session):
         try:
             tree.build()
             self._fill(tree.at)
+        except UnusableImage as error:
+            kill_all(tree.at)
+            raise SetupError(str(error)) from None
         except (OSError, Gone) as error:
             kill_all(tree.at)
             raise SetupError(f"the processes cannot be made again: {error}") from None
@@ -125,7 +130,13 @@ class RestoredSession(Session):
     def _fill(self, at: dict[int, Injection]) -> None:
         image = self.loaded.image
         living = [record for record in image.processes if record.zombie < 0]
-        self._memory(at, living)
+        loaded = self.loaded
+        check = PageCheck(loaded.reader.chain, loaded.pages, loaded.runs)
+        try:
+            self._memory(at, living)
+            check.finish()
+        finally:
+            check.stop()
         guests: list[tuple[Tracee, ThreadRecord]] = []
         # A child that shares its parent's memory comes first: the last of them unmaps the workspace.
         for record in reversed(living):

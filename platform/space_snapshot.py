@@ -38,6 +38,7 @@ class SpaceSnapshot:
         self._owner = owner
         self._who = who
         self._lost: list[Range] = []
+        self._missing: list[Range] = []
         self._ranges: list[Range] | None = None
         self._complete = False
         self.space: AddressSpace
@@ -63,11 +64,11 @@ class SpaceSnapshot:
         found.space = capture_space(guest, collector, probed, who, complete=False)
         found.copy = Snapshot.take(guest, at, init)
         try:
-            found._lost, missing = lost_ranges(guest, found.copy.host)
+            found._lost, found._missing = lost_ranges(guest, found.copy.host)
             if ranges is not None:
                 found._ranges = without(ranges, sorted(found._lost))
                 found._lost = without(ranges, found._ranges)
-            if missing or _has_locked(guest):
+            if found._missing or _has_locked(guest):
                 # A fork does not tell how they are: this takes 14 ms for 1 GiB.
                 complete_space(found.space, guest, collector, who)
                 found._complete = True
@@ -85,7 +86,8 @@ class SpaceSnapshot:
             self._complete = True
         ranges = self._ranges
         if ranges is None:
-            ranges = without(private_pages(self.copy.host, self.space), sorted(self._lost))
+            # Where the copy lacks a mapping it may have one of ours.
+            ranges = without(private_pages(self.copy.host, self.space), sorted([*self._lost, *self._missing]))
         return self.copy.write(self.space, self._owner, ranges, writer)
 
     def close(self) -> None:

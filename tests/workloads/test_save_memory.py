@@ -103,3 +103,20 @@ def test_a_full_disk_leaves_it_as_it_was(platform: str, tmp_path: Path) -> None:
         subprocess.run(["umount", small], check=True)
     assert restored(tmp_path / "image", tmp_path, 1) == ["turn 3: 0 wrong, no child"]
     assert json.loads((tmp_path / "image/manifest.json").read_text())["compression"] == "none"
+
+
+def test_a_damaged_page_is_found_before_anything_runs(platform: str, tmp_path: Path) -> None:
+    """One bit, in memory that the guest would only look at after its first line of input."""
+    image = tmp_path / "image"
+    with Running(platform, [compiled("changing"), str(SIZE)], f"--state-dir={tmp_path}") as running:
+        running.wait_for(b"ready\n")
+        save(running, tmp_path, image)
+    with open(image / "pages.img", "r+b") as file:
+        file.seek(40 * MIB + 5)
+        byte = file.read(1)[0]
+        file.seek(40 * MIB + 5)
+        file.write(bytes([byte ^ 1]))
+    command = [sys.executable, "-P", "-m", "trapline", "restore", "--image-path", str(image), "--state-dir", str(tmp_path)]
+    done = subprocess.run(command, input=b"\n", capture_output=True, timeout=60)
+    assert done.returncode and not done.stdout
+    assert b"pages.img: block 160, from 0x2800000 on, is damaged" in done.stderr and done.stderr.count(b"\n") == 1
