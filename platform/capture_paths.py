@@ -122,14 +122,13 @@ def _ghost(work: Capture, held: Held, path: bytes) -> None:
     status = held.status
     key = ghost_key(status.st_dev, status.st_ino)
     if key not in work.result.ghosts:
-        if stat.S_ISREG(status.st_mode):
-            try:
-                work.result.handles[key] = os.open(
-                    f"/proc/self/fd/{held.descriptor}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
-                )
-            except OSError as error:
-                work.drop(held, f"{os.fsdecode(path)} cannot be read: {error.strerror}")
-                return
+        # A directory without a name is empty.
+        content = f"/proc/self/fd/{held.descriptor}" if stat.S_ISREG(status.st_mode) else "/dev/null"
+        try:
+            work.result.handles[key] = os.open(content, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError as error:
+            work.drop(held, f"{os.fsdecode(path)} cannot be read: {error.strerror}")
+            return
         if status.st_nlink and stat.S_ISREG(status.st_mode):
             work.result.notes.append(
                 f"{held.where}: {os.fsdecode(path)} has another name somewhere, and will be a file of its own"
