@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from trapline.platform import userfaultfd as uf
-from trapline.platform.block_check import ImageSource
 from trapline.platform.descriptor_calls import duplicate
+from trapline.platform.image_blocks import ImageSource
 from trapline.platform.injection import Injection, Try
 from trapline.platform.page_loader import Loader
 from trapline.platform.userfaultfd import Userfaultfd
@@ -40,7 +40,7 @@ class BackgroundLoad:
     def __init__(self, session: Session, loaded: RestoredImage) -> None:
         self._session = session
         self._refused = False
-        self.loader = Loader(ImageSource(loaded), self._broken)
+        self.loader = Loader(ImageSource(loaded.reader.chain), self._broken)
 
     def _broken(self) -> None:
         try:
@@ -63,7 +63,8 @@ class BackgroundLoad:
         )
         numbers = [number for number in (made, *other) if number >= 0]
         if not numbers:
-            return self._no(-made)
+            self._no(-made)
+            return None
         pidfd = os.pidfd_open(leader.host)
         try:
             uffd = Userfaultfd(duplicate(pidfd, numbers[0]))
@@ -74,7 +75,8 @@ class BackgroundLoad:
             uffd.begin()
         except OSError as error:
             uffd.close()
-            return self._no(error.errno or 0)
+            self._no(error.errno or 0)
+            return None
         return uffd
 
     def _no(self, number: int) -> None:

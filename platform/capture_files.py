@@ -17,7 +17,7 @@ import resource
 import stat
 import time
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -36,6 +36,9 @@ from trapline.sentry.state.files import (
     Terminal,
 )
 from trapline.sentry.state.records import Ghost, SharedObject
+
+if TYPE_CHECKING:
+    from trapline.platform.capture_unix import UnixSockets
 
 #: Flags that F_GETFL tells of how a descriptor was opened, and that mean nothing to a description.
 _NOT_KEPT = os.O_CLOEXEC | os.O_CREAT | os.O_EXCL | os.O_NOCTTY | os.O_TRUNC
@@ -122,8 +125,9 @@ class Capture:
         self._new: list[Held] = []
         #: Done when every description has a record.
         self.later: list[Callable[[], None]] = []
+        self.inet_sockets: list[Held] = []
         self.pipe_keys: dict[tuple[int, int], int] = {}
-        self.socket_keys: dict[int, int] = {}  # by inode
+        self.unix_sockets: UnixSockets | None = None
         self.locks_seen: set[tuple[int, str, int, int]] = set()
         self.file_locks: dict[int, list[FileLock]] = {}
 

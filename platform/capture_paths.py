@@ -30,7 +30,7 @@ def ghost_key(device: int, inode: int) -> str:
 
 def memory_key(device: int, inode: int) -> str:
     """Of a memfd."""
-    return f"memfd:{device}:{inode}"
+    return f"memfd:{device:x}:{inode}"
 
 
 def describe(work: Capture, held: Held) -> None:
@@ -38,6 +38,11 @@ def describe(work: Capture, held: Held) -> None:
     status = held.status
     if held.link.startswith(b"/memfd:") and _memfd(work, held):
         return
+    if stat.S_ISCHR(status.st_mode) and not held.flags & os.O_PATH:
+        from trapline.platform import capture_terminals
+
+        if capture_terminals.hung_up(work, held):
+            return
     like_a_queue = stat.S_ISREG(status.st_mode) and status.st_size == _MQUEUE_SIZE and not held.flags & os.O_PATH
     if like_a_queue and calls.file_system(held.descriptor) == _MQUEUE_MAGIC:
         _queue(work, held)
@@ -117,14 +122,13 @@ def _ghost(work: Capture, held: Held, path: bytes) -> None:
     status = held.status
     key = ghost_key(status.st_dev, status.st_ino)
     if key not in work.result.ghosts:
-        if stat.S_ISREG(status.st_mode):
-            try:
-                work.result.handles[key] = os.open(
-                    f"/proc/self/fd/{held.descriptor}", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
-                )
-            except OSError as error:
-                work.drop(held, f"{os.fsdecode(path)} cannot be read: {error.strerror}")
-                return
+        # A directory without a name is empty.
+        content = f"/proc/self/fd/{held.descriptor}" if stat.S_ISREG(status.st_mode) else "/dev/null"
+        try:
+            work.result.handles[key] = os.open(content, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError as error:
+            work.drop(held, f"{os.fsdecode(path)} cannot be read: {error.strerror}")
+            return
         if status.st_nlink and stat.S_ISREG(status.st_mode):
             work.result.notes.append(
                 f"{held.where}: {os.fsdecode(path)} has another name somewhere, and will be a file of its own"

@@ -12,12 +12,14 @@ from __future__ import annotations
 import ctypes
 import os
 import resource
+import signal
 import struct
 from typing import TYPE_CHECKING
 
 from trapline.platform import ptrace_calls as pt
 from trapline.platform import stop_calls
 from trapline.platform.injection import get_extended, single
+from trapline.platform.pokes import is_poke
 from trapline.platform.user_maps import UserMaps
 from trapline.sentry.protocol import Gone
 from trapline.sentry.state.records import ProcessRecord, ThreadRecord
@@ -70,7 +72,8 @@ class TaskCapture:
             cpu=self._engine.group_cpu_ns(group.tgid),
             user=self._engine.group_user_ns(group.tgid),
             comm=_bytes(f"/proc/{first.host}/comm").rstrip(b"\n"),
-            stopped=bool(group.stop_signal),
+            queued=self._queued(living[0], True),
+            stopped=any(t.listening for t in tracees),
         )
 
     def zombie(self, group: ThreadGroup) -> ProcessRecord:
@@ -120,10 +123,23 @@ class TaskCapture:
                 int(status["CapAmb"], 16),
             ),
             no_new_privileges=status["NoNewPrivs"] == "1",
+            queued=self._queued(t, False),
             holds_for=t.holding.tid if t.holding is not None else 0,
             cpu=self._engine.thread_cpu_ns(t.tid),
             user=self._engine.thread_user_ns(t.tid),
         )
+
+    @staticmethod
+    def _queued(t: Tracee, shared: bool) -> list[bytes]:
+        """What is in a queue of the host's, without pokes, and without SIGCHLD, of which the kernel sends its own."""
+        found: list[bytes] = []
+        place = (ctypes.c_uint64 * 2)()
+        room = ctypes.create_string_buffer(128)
+        while True:
+            struct.pack_into("<QIi", place, 0, len(found), 1 if shared else 0, 1)
+            if pt.peek_siginfo(t.host, ctypes.addressof(place), ctypes.addressof(room)) != 1:
+                return [raw for raw in found if not is_poke(raw, t) and raw[0] != signal.SIGCHLD]
+            found.append(room.raw)
 
     def _registers(self, t: Tracee) -> bytes:
         """As a task may begin with them that has nothing of the host's remembered for it."""

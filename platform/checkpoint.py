@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING
 import trio
 
 from trapline.platform import capture_files, own_state, page_copy
-from trapline.platform.capture_memory import Collector, capture_space
+from trapline.platform.capture_memory import Collector
 from trapline.platform.capture_tasks import TaskCapture
+from trapline.platform.incremental import Incremental
+from trapline.platform.memory_save import MemorySave
 from trapline.platform.quiesce import Quiescence, TookTooLong
 from trapline.platform.task_relations import KCMP_FS, KCMP_VM, sharing
 from trapline.sentry.control.interface import CheckpointResult, CheckpointSpec, Refused, Report
@@ -62,6 +64,7 @@ class Checkpointer:
             raise Refused(str(error)) from None
         quiescence = Quiescence(self._session)
         result = CheckpointResult(image_path=spec.image_path)
+        done = 0.0
         with writer:
             try:
                 with trio.fail_after(deadline):
@@ -74,9 +77,13 @@ class Checkpointer:
                     try:
                         save.capture()
                         await save.write(report)
+                        if spec.leave_running:
+                            quiescence.go_on()
+                            done = time.monotonic()
+                        await trio.to_thread.run_sync(save.finish)
+                        await trio.to_thread.run_sync(save.commit)
                     finally:
-                        save.close()
-                    await trio.to_thread.run_sync(save.commit)
+                        save.close(at_rest=quiescence.active)
                 result.size = save.size
                 result.dropped = [printable(text) for text in save.dropped]
                 result.notes = [printable(text) for text in save.notes]
@@ -89,7 +96,7 @@ class Checkpointer:
             except OSError as error:
                 raise Refused(f"the save failed: {error.strerror or error}") from None
             finally:
-                done = time.monotonic()
+                done = done or time.monotonic()
                 if quiescence.active:
                     if result.size and not spec.leave_running:
                         self._end()
@@ -100,6 +107,7 @@ class Checkpointer:
 
     def _end(self) -> None:
         """Kill all: none of them executes another instruction when it is let go."""
+        self._session.saved = True
         for host in {t.host_group for t in self._engine.tracees.values()}:
             try:
                 os.kill(host, signal.SIGKILL)
@@ -126,11 +134,29 @@ class Save:
         self._host_of: dict[int, int] = {}  # by tgid: a living thread's
         self._captured: capture_files.Captured | None = None
         self._collector: Collector | None = None
+        self._memory: MemorySave | None = None
+        self._committed = False
+        self._tracking = self._incremental()
+        self._inherit = False
 
-    def close(self) -> None:
-        """Give back what was opened."""
+    def _incremental(self) -> Incremental | None:
+        """What keeps account of writes, where the sandbox goes on."""
+        session = self._session
+        if not self._spec.leave_running:
+            return session.incremental
+        if session.incremental is None:
+            session.incremental = Incremental()
+        return session.incremental if not session.incremental.reason else None
+
+    def close(self, at_rest: bool) -> None:
+        """Give back what was opened. In the sentry's tracing thread; `at_rest`: the tasks still are."""
         if self._captured is not None:
             self._captured.close()
+        if self._memory is not None:
+            self._memory.close()
+            self._memory.reap(at_rest)
+        if self._tracking is not None and not self._committed:
+            self._tracking.fail()
 
     # -- in the sentry's thread, guests at rest
     def capture(self) -> None:
@@ -200,10 +226,24 @@ class Save:
             identity = facts.st_dev, facts.st_ino
             image.vdso, image.vdso_host = vdso.image.saved()
         self._collector = Collector(f"/proc/{self._session.sandbox.init_pid}/root", identity, self._refuse)
+        if self._spec.parent_path:
+            parent = self._writer.parent_checksum
+            why = self._tracking.why_not(parent) if self._tracking is not None else Incremental().reason
+            self._inherit = not why
+            if why:
+                self.notes.append(f"a full save: {why}")
+        init = 0 if self._session.sandbox.is_init else self._session.sandbox.init_pid
+        self._memory = MemorySave(
+            self._engine, init, self._collector, self._writer, self._spec.leave_running, self._tracking, self._inherit
+        )
         for record in image.processes:
             if record.space >= 0 and record.space not in image.spaces:
-                host = self._host_of[record.tgid]
-                image.spaces[record.space] = capture_space(host, self._collector, None, f"process {record.tgid}")
+                t = self._engine.tracees[self._host_of[record.tgid]]
+                base = self._kernel.state.groups[record.tgid].vdso
+                at = vdso.image.trampoline(base) if vdso is not None and base and not t.listening else 0
+                if t.holding is not None:
+                    at = 0  # inside its vfork, where no other call can be made
+                image.spaces[record.space] = self._memory.add(record.space, t, at, record.tgid)
 
     def _refuse(self, text: str) -> None:
         if not self._spec.drop:
@@ -242,10 +282,6 @@ class Save:
     def _copy(self) -> None:
         image, writer = self.image, self._writer
         self.notes += own_state.save_files(self._session, writer)
-        hosts = {record.space: self._host_of[record.tgid] for record in image.processes if record.space >= 0}
-        for number, space in image.spaces.items():
-            host = hosts[number]
-            self.size += page_copy.copy_pages(host, f"s{number}", page_copy.private_pages(host, space), writer)
         assert self._collector is not None and self._captured is not None
         for key, found in image.shared.items():
             handle = self._captured.handles.get(key)
@@ -261,7 +297,16 @@ class Save:
                 while data := old.read(1 << 20):
                     new.write(data)
 
+    def finish(self) -> None:
+        """Pages of large processes, from copies, in any thread while they go on. CannotWrite; Unsavable; Gone."""
+        assert self._memory is not None
+        self._memory.finish()
+        self.size += self._memory.size
+
     def commit(self) -> None:
         """The image gets its name. CannotWrite."""
         self._facts.dropped = self.dropped
-        self._writer.commit(self._state, self.image, self._facts)
+        written = self._writer.commit(self._state, self.image, self._facts)
+        self._committed = True
+        if self._tracking is not None:
+            self._tracking.commit(written.checksum)

@@ -71,6 +71,9 @@ class HostServices:
         self.cpu_alarms = CpuAlarms(_thread_account)
         self.own_uid = os.getuid()
         self.init_host = 0  # the sandbox's init, which is no tracee
+        #: CPU time, user and all, ns, that tasks had used before they were restored: by thread, and by process.
+        self.earlier: dict[int, tuple[int, int]] = {}
+        self.earlier_of_group: dict[int, tuple[int, int]] = {}
         self._devpts = -1  # see _own_devpts
         self._tick = os.sysconf("SC_CLK_TCK")
         #: The sandbox's pid namespace where the host translates ids (Linux 6.11), else -1.
@@ -159,6 +162,10 @@ class HostServices:
         """The host's account of a running task is up to a tick behind; where there is an event, that is not."""
         t = self.find(tid)
         used = _thread_account(t.host)
+        if self.earlier:
+            before = self.earlier.get(tid, (0, 0))[0]
+            clock = self.cpu_alarms.clocks(t.host_group).get(t.host)
+            return before + (used if clock is None else clock.exact(used))
         clock = self.cpu_alarms.clocks(t.host_group).get(t.host)
         return used if clock is None else clock.exact(used)
 
@@ -168,6 +175,9 @@ class HostServices:
         What it is behind for threads with an event is added: the threads' own accounts are part of it, so they
         are read before and after, until no tick came in between.
         """
+        return self._group_cpu_ns(tgid) + self.earlier_of_group.get(tgid, (0, 0))[0]
+
+    def _group_cpu_ns(self, tgid: int) -> int:
         host = self.find(tgid).host_group
         clocks = self.cpu_alarms.clocks(host)
         accounts = _accounts(clocks)
@@ -185,10 +195,12 @@ class HostServices:
 
     def thread_user_ns(self, tid: int) -> int:
         t = self.find(tid)
-        return self._user(f"/proc/{t.host_group}/task/{t.host}/stat", self.thread_cpu_ns(tid))
+        total, user = self.earlier.get(tid, (0, 0))
+        return user + self._user(f"/proc/{t.host_group}/task/{t.host}/stat", self.thread_cpu_ns(tid) - total)
 
     def group_user_ns(self, tgid: int) -> int:
-        return self._user(f"/proc/{self.find(tgid).host_group}/stat", self.group_cpu_ns(tgid))
+        user = self.earlier_of_group.get(tgid, (0, 0))[1]
+        return user + self._user(f"/proc/{self.find(tgid).host_group}/stat", self._group_cpu_ns(tgid))
 
     def _user(self, path: str, total: int) -> int:
         """User time, of which the host tells whole ticks only: the exact total, divided as it divides the ticks
@@ -201,6 +213,10 @@ class HostServices:
 
     def process_times(self, tgid: int) -> tuple[int, int, int, int]:
         user, system, children_user, children_system = _times(f"/proc/{self.find(tgid).host_group}/stat")
+        if self.earlier_of_group:
+            total, in_user = self.earlier_of_group.get(tgid, (0, 0))
+            tick = _NS // self._tick
+            user, system = user + in_user // tick, system + max(total - in_user, 0) // tick
         return user, system, children_user, children_system
 
     def running_thread(self, tgid: int) -> int:

@@ -15,6 +15,7 @@ from trapline.platform.capture_memory import Collector, capture_space
 from trapline.platform.incremental import Incremental
 from trapline.platform.page_copy import Writer, copy_pages, private_pages
 from trapline.platform.page_scan import Range
+from trapline.platform.snapshot import reap
 from trapline.platform.space_snapshot import WORTH_A_COPY, SpaceSnapshot, own_memory, reap_running
 from trapline.sentry.protocol import Gone
 from trapline.sentry.state.records import AddressSpace
@@ -118,12 +119,18 @@ class MemorySave:
         for copy, _, _ in self._copies:
             copy.close()
 
-    def reap(self) -> None:
-        """Have guests reap copies that were their children, each standing still for 0.1 ms. Those in a job-control stop
-        reap theirs at the next save, or never: nobody sees them but in /proc. In the sentry's tracing thread, while the
-        sandbox runs."""
+    def reap(self, at_rest: bool) -> None:
+        """Have guests reap copies that were their children: `at_rest` says whether all still stand still; otherwise one
+        thread of each does so for 0.1 ms. What is in a job-control stop by then keeps a zombie. In the sentry's tracing
+        thread, after `close`."""
         for copy, t, at in self._copies:
             if copy.copy.by_guest:
-                with contextlib.suppress(Gone, OSError):
-                    reap_running(self._engine, t, at, copy.copy.pid)
+                threads = [t, *[other for other in self._engine.tracees.values() if other.host_group == t.host_group]]
+                for thread in threads:
+                    with contextlib.suppress(Gone, OSError):
+                        if at_rest:
+                            reap(thread.host, at, copy.copy.pid)
+                            break
+                        if reap_running(self._engine, thread, at, copy.copy.pid):
+                            break
         self._copies.clear()

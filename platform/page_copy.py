@@ -106,9 +106,10 @@ def data_ranges(fd: int, size: int) -> Iterator[Range]:
             if error.errno == errno.ENXIO:
                 return
             raise
-        at = os.lseek(fd, start, os.SEEK_HOLE)
-        start &= -PAGE
-        yield start, at + -at % PAGE
+        if start >= size:
+            return  # it became longer meanwhile
+        at = min(os.lseek(fd, start, os.SEEK_HOLE), size)
+        yield start & -PAGE, at + -at % PAGE
 
 
 def copy_mapped_object(key: str, size: int, mapped: Sequence[tuple[int, Mapping]], writer: Writer) -> int:

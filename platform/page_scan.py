@@ -183,15 +183,20 @@ def merged(ranges: Iterable[Range]) -> list[Range]:
 
 
 def without(ranges: list[Range], holes: list[Range]) -> list[Range]:
-    """Ascending ranges less ascending holes."""
+    """Ascending ranges less holes, which ascend by their beginnings and may overlap."""
+    if not holes:
+        return ranges
     found: list[Range] = []
-    holes = list(holes)
+    first = 0
     for start, end in ranges:
-        for low, high in holes:
-            if high <= start:
-                continue
+        while first < len(holes) and holes[first][1] <= start:
+            first += 1  # nothing that follows begins before
+        for index in range(first, len(holes)):
+            low, high = holes[index]
             if low >= end:
                 break
+            if high <= start:
+                continue
             if low > start:
                 found.append((start, low))
             start = max(start, min(high, end))

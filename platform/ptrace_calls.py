@@ -62,7 +62,7 @@ _Structure: Any = linux_struct.user_regs_struct
 
 PTRACE_SEIZE, PTRACE_INTERRUPT, PTRACE_LISTEN = 0x4206, 0x4207, 0x4208
 PTRACE_GET_SYSCALL_INFO = 0x420E
-PTRACE_GETSIGMASK, PTRACE_SETSIGMASK = 0x420A, 0x420B
+PTRACE_PEEKSIGINFO, PTRACE_GETSIGMASK, PTRACE_SETSIGMASK = 0x4209, 0x420A, 0x420B
 PTRACE_O_TRACESECCOMP, PTRACE_O_EXITKILL = 0x80, 0x100000
 OPTIONS = (
     PTRACE_O_TRACESYSGOOD
@@ -170,6 +170,14 @@ def set_siginfo(host: int, raw: bytes) -> None:
     _siginfo.raw = raw
     if _quick_ptrace(PTRACE_SETSIGINFO, host, 0, _siginfo_at) == -1:
         _failed(PTRACE_SETSIGINFO, host)
+
+
+def peek_siginfo(host: int, arguments: int, room: int) -> int:
+    """PTRACE_PEEKSIGINFO: how many were found, by a struct ptrace_peeksiginfo_args. Gone; OSError."""
+    count = int(_ptrace(PTRACE_PEEKSIGINFO, host, arguments, room))
+    if count < 0:
+        _failed(PTRACE_PEEKSIGINFO, host)
+    return count
 
 
 _mask = ctypes.c_uint64()

@@ -115,11 +115,11 @@ def restore_sandbox(options: RestoreOptions) -> int:
         raise namespaces.SetupError(str(error)) from None
     try:
         sandbox = loaded.options
-        sandbox.state_dir = options.state_dir
+        options.apply(sandbox)
         beginning = RestoredSandbox(sandbox, loaded, options.background)
         if not options.id:
             return run.run_sandbox(sandbox, beginning)
-        made = ContainerOptions(id=options.id, sandbox=sandbox, detach=options.detach)
+        made = ContainerOptions(id=options.id, sandbox=sandbox, detach=options.detach, pid_file=options.pid_file)
         return container.run_container(made, beginning)
     finally:
         loaded.close()

@@ -2,8 +2,8 @@
 
 `open_pool` runs as ordinary Python in the first process of the new sandbox, before that is a guest: in its root and
 namespaces and with their capabilities. It opens every description at numbers from `base` up, which all processes
-inherit. `place` tells the calls by which one of them takes its own from the pool. Some cannot be opened before the
-processes exist (pidfds, files of /proc/PID): each process opens those itself.
+inherit. `place` tells the calls by which one of them takes its own from the pool. Some cannot be opened before
+the processes exist (pidfds, files of /proc/PID): each process opens those itself.
 
 In the pool everything exists first, is filled then (queues of sockets may hold any other description), and what
 watches it (epoll, inotify) comes last.
@@ -65,6 +65,7 @@ class Pool:
         self.terminal = terminal
         self.at: dict[int, int] = {}  # where each description is
         self.temporary: dict[int, int] = {}  # what O_TMPFILE opened
+        self.ends: dict[int, int] = {}  # peers of sockets whose peer is gone, until these are filled
         self.notes: list[str] = []
         #: Done when everything is open: what fills, and then what watches.
         self.fill: list[Callable[[], None]] = []
@@ -152,6 +153,14 @@ def _open_all(pool: Pool) -> None:
     restore_paths.open_queues(pool)
     restore_paths.open_paths(pool)
     restore_pipes.open_pipes(pool)
+    if pool.image.terminals:
+        from trapline.platform import restore_terminals
+
+        restore_terminals.open_terminals(pool)
+    if pool.image.sockets:
+        from trapline.platform import restore_sockets
+
+        restore_sockets.open_sockets(pool)
     restore_anonymous.open_anonymous(pool)
     for step in (pool.fill, pool.watch, pool.finish):
         for action in step:

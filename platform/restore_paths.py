@@ -155,6 +155,8 @@ def _make_in(directory: str, name: str, ghost: Ghost) -> int:
 def open_memory(pool: Pool) -> None:
     """Make the memfds that are not there yet, empty, and what has them open."""
     for key, thing in pool.image.shared.items():
+        if thing.kind == "memfd" and f"{key}/w" in pool.shared:
+            pool.shared.setdefault(key, pool.shared[f"{key}/w"])
         if thing.kind == "memfd" and key not in pool.shared:
             pool.shared[key] = _above(pool, make_memory(thing))
     for number, file in pool.image.files.items():

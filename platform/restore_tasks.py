@@ -33,7 +33,8 @@ _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE = 38, 47, 2
 _CAPABILITY_VERSION_3, _LAST_CAPABILITY = 0x20080522, 40
 _SS_ONSTACK, _SS_DISABLE, _O_PATH, _AT_FDCWD = 1, 2, 0o10000000, -100
 _SIGTRAP = 5
-_IOPRIO_SET, _IOPRIO_WHO_PROCESS = 251, 1
+_IOPRIO_SET, _IOPRIO_WHO_PROCESS, _TGKILL = 251, 1, 234
+_EXIT, _RT_SIGQUEUEINFO, _RT_TGSIGQUEUEINFO = 60, 129, 297
 _TSYNC, _NEW_LISTENER, _TSYNC_ESRCH, _WAIT_KILLABLE = 1, 8, 16, 32
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -47,6 +48,16 @@ def make_threads(leader: Injection, record: ProcessRecord) -> list[Injection]:
         else:
             made.append(make_child(leader, thread.tid, _CLONE_THREAD, 0))
     return made
+
+
+def end_leader(leader: Injection) -> None:
+    """The first thread ends before its process, whose zombie it stays until then: that is not reported to anybody."""
+    leader.start([(_EXIT, 0)])
+    while True:
+        with open(f"/proc/{leader.host}/task/{leader.host}/stat", "rb") as file:
+            if file.read().rpartition(b")")[2].split()[0] == b"Z":
+                return
+        os.sched_yield()
 
 
 def thread_calls(thread: ThreadRecord) -> list[Call | Try]:
@@ -98,6 +109,17 @@ def _identity_calls(thread: ThreadRecord) -> list[Call | Try]:
     calls.append((_PRCTL, _PR_SET_KEEPCAPS, 0, 0, 0, 0))
     if thread.no_new_privileges:
         calls.append((_PRCTL, _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+    return calls
+
+
+def signal_calls(record: ProcessRecord, thread: ThreadRecord) -> list[Call | Try]:
+    """Have the host hold again what it held back: each thread tells itself, since nobody else may use every siginfo
+    (rt_sigqueueinfo(2)). All signals are blocked meanwhile."""
+    calls: list[Call | Try] = [
+        (_RT_TGSIGQUEUEINFO, record.tgid, thread.tid, raw[0], Data(raw)) for raw in thread.queued
+    ]
+    if thread is record.threads[0]:
+        calls += [(_RT_SIGQUEUEINFO, record.tgid, raw[0], Data(raw)) for raw in record.queued]
     return calls
 
 
@@ -156,6 +178,11 @@ def become_guest(leader: Injection, at: int, actions: dict[int, SigAction], prog
     leader.memory.write(data, struct.pack("<H6xQ", len(program) // 8, data + 16) + program)
     listener = single(host, at, _SECCOMP, 1, flags, data)
     return listener if flags & _NEW_LISTENER else -1
+
+
+def send_to_thread(host_group: int, host: int, signo: int) -> None:
+    """tgkill(2)."""
+    _libc.syscall(_TGKILL, host_group, host, signo)
 
 
 def filter_flags(listener: bool, killable: bool, threads: int) -> int:

@@ -19,16 +19,17 @@ from trapline.platform import (
     restored_clocks,
 )
 from trapline.platform import ptrace_calls as pt
-from trapline.platform.block_check import BlockCheck, ImageSource
 from trapline.platform.injection import Injection, Workspace, await_trap
 from trapline.platform.namespaces import SetupError
 from trapline.platform.notifications import Listener
+from trapline.platform.page_check import PageCheck
 from trapline.platform.restore_tree import Tree, kill_all
 from trapline.platform.seccomp import SeccompEngine
 from trapline.platform.seed import Ready
 from trapline.platform.session import Session
 from trapline.platform.tracee import Tracee
 from trapline.platform.vdso_image import VdsoImage
+from trapline.sentry.kernel import signal_lend
 from trapline.sentry.kernel.signal_send import deliverable
 from trapline.sentry.kernel.state import KernelState
 from trapline.sentry.protocol import Gone
@@ -126,7 +127,10 @@ class RestoredSession(Session):
         try:
             tree.build()
             self._fill(tree.at)
-        except (OSError, Gone, UnusableImage) as error:
+        except UnusableImage as error:
+            kill_all(tree.at)
+            raise SetupError(str(error)) from None
+        except (OSError, Gone) as error:
             kill_all(tree.at)
             raise SetupError(f"the processes cannot be made again: {error}") from None
         self.attempts.restored()
@@ -137,13 +141,9 @@ class RestoredSession(Session):
 
     # -- processes
     def _fill(self, at: dict[int, Injection]) -> None:
-        loaded = self.loaded
-        image, source = loaded.image, ImageSource(loaded)
+        image = self.loaded.image
         living = [record for record in image.processes if record.zombie < 0]
-        check = BlockCheck(source, loaded.runs if self._background is None else ())
-        self._memory(at, living)
-        if self._background is not None:
-            check = BlockCheck(source, self._loaded_now)
+        self._load(at, living)
         guests: list[tuple[Tracee, ThreadRecord]] = []
         # A child that shares its parent's memory comes first: the last of them unmaps the workspace.
         for record in reversed(living):
@@ -151,10 +151,25 @@ class RestoredSession(Session):
         for record in image.processes:
             if record.zombie >= 0:
                 self._die(at[record.tgid], record)
-        check.result()
         for tracee, thread in guests:
             self._set_going(tracee, thread)
-        self._after(guests)
+        stopped = {record.tgid for record in living if record.stopped}
+        for tgid in stopped:
+            self._stop([t for t, _ in guests if t.task is not None and t.task.tgid == tgid])
+        self._after([t for t, _ in guests if t.holding is None and not t.listening])
+
+    def _load(self, at: dict[int, Injection], living: list[ProcessRecord]) -> None:
+        """The memory of all, but for what comes later; each page of the rest has been compared then."""
+        loaded = self.loaded
+        check = PageCheck(loaded.reader.chain, loaded.pages, loaded.runs if self._background is None else ())
+        try:
+            self._memory(at, living)
+            if self._background is not None:
+                # Which those are is known only now, and they are few.
+                check = PageCheck(loaded.reader.chain, loaded.pages, self._loaded_now)
+            check.finish()
+        finally:
+            check.stop()
 
     def _memory(self, at: dict[int, Injection], living: list[ProcessRecord]) -> None:
         """Map and load each address space, in one of the processes that have it."""
@@ -214,10 +229,18 @@ class RestoredSession(Session):
         leader.run(restore_files.place(image, record.table, ready.pool))
         leader.run([(_CLOSE_RANGE, ready.first, 0xFFFFFFFF, 0)])
         threads = restore_tasks.make_threads(leader, record)
+        group_host = leader.host
+        engine.earlier_of_group[record.tgid] = record.cpu, record.user
+        for thread in record.threads:
+            engine.earlier[thread.tid] = thread.cpu, thread.user
+        if record.leader_ended:
+            restore_tasks.end_leader(leader)
+            engine.add(Tracee(group_host, group_host, record.tgid, state.tasks[record.tgid]))
+            leader = threads[0]
         allowed = os.sched_getaffinity(self.sandbox.init_pid)
         for made, thread in zip(threads, record.threads, strict=True):
             pt.set_sigmask(made.host, _ALL_BUT_TRAP)
-            made.run(restore_tasks.thread_calls(thread))
+            made.run(restore_tasks.thread_calls(thread) + restore_tasks.signal_calls(record, thread))
             restore_tasks.schedule(made.host, thread, allowed)
         leader.run(restore_tasks.disposition_calls(group.actions))
         restore_tasks.set_limits(leader.host, record)
@@ -227,11 +250,11 @@ class RestoredSession(Session):
         number = restore_tasks.become_guest(leader, at, group.actions, self.launch.program, flags)
         tracees = []
         for made, thread in zip(threads, record.threads, strict=True):
-            tracee = Tracee(made.host, leader.host, thread.tid, state.tasks[thread.tid])
+            tracee = Tracee(made.host, group_host, thread.tid, state.tasks[thread.tid])
             engine.add(tracee)
             tracees.append((tracee, thread))
         if number >= 0:
-            listener = Listener(engine.descriptor(record.tgid, number), self.sync_wake_up)
+            listener = Listener(engine.descriptor(record.threads[0].tid, number), self.sync_wake_up)
             injection.single(leader.host, at, _CLOSE, number)
             self._listeners.append(listener)
             for tracee, _ in tracees:
@@ -259,16 +282,45 @@ class RestoredSession(Session):
             if child is not None:
                 t.holding, child.holder = child, t
 
-    def _after(self, guests: list[tuple[Tracee, ThreadRecord]]) -> None:
+    def _stop(self, threads: list[Tracee]) -> None:
+        """Into the group stop that they were in: one takes the signal, and takes the others with it."""
+        first = True
+        for t in threads:
+            if t.holding is not None:
+                continue
+            if first:
+                pt.cont(t.host)
+                _await(t.host, pt.EVENT_STOP << 8 | signal.SIGTRAP)  # of the interrupt
+                restore_tasks.send_to_thread(t.host_group, t.host, signal.SIGSTOP)
+                pt.cont(t.host)
+                _await(t.host, signal.SIGSTOP)
+                pt.cont(t.host, signal.SIGSTOP)
+            else:
+                pt.cont(t.host)
+            _await(t.host, pt.EVENT_STOP << 8 | signal.SIGSTOP)
+            pt.call(pt.PTRACE_LISTEN, t.host)
+            t.listening, first = True, False
+
+    def _after(self, guests: list[Tracee]) -> None:
         """Tasks and state are there: time goes on, and what was pending is delivered."""
         for listener in self._listeners:
             self.pump.listen(listener)
         self.kernel.clocks.resume()
-        for t, _ in guests:
+        for t in guests:
             task = t.task
             assert task is not None
-            if t.holding is not None:
-                continue
             pt.cont(t.host)
+            signal_lend.lend_pending(self.kernel, task, pt.U64)
             if deliverable(self.kernel.group(task), task):
                 pokes.poke_again(self.engine, t)
+
+
+def _await(host: int, stop: int) -> None:
+    """Wait for one stop, others are passed by. Gone."""
+    while True:
+        status = pt.wait_one(host)
+        if status & 0xFF != 0x7F:
+            raise Gone(host)
+        if status >> 8 == stop:
+            return
+        pt.cont(host)

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from trapline.platform.control_target import ControlTarget
     from trapline.platform.detached_terminal import DetachedTerminal
     from trapline.platform.exec_guest import Door
+    from trapline.platform.incremental import Incremental
     from trapline.platform.job_control import JobControl
     from trapline.platform.own_terminal import OwnTerminal
     from trapline.platform.watchdog import Watchdog
@@ -102,6 +103,7 @@ class Session:
         self._control: ControlTarget | None = None
         self._attempts: Attempts | None = None
         self._reaped = self._init_ended = False
+        self.saved = False  # by a checkpoint that ends the sandbox: all of it is being killed
         self.strangers: set[int] = set()  # children of ours that are no guests, or not yet
         self.signals = SignalDescriptor()
         self._listener: Listener | None = None
@@ -134,6 +136,8 @@ class Session:
 
             self.engine.cores = CoreDumper(options.core_dir)
         #: Where programs inside ask for checkpoints.
+        #: What keeps account of writes since the last checkpoint.
+        self.incremental: Incremental | None = None
         self.checkpoint_file: CheckpointFile | None = None
         if options.checkpoint_dir is not None:
             from trapline.platform.checkpoint_file import CheckpointFile
@@ -346,7 +350,10 @@ class Session:
             return False
         self._init_ended = True
         if not self.pump.done:
-            self.error = "the sandbox's init was killed"
+            if self.saved:
+                self.root_status = signal.SIGKILL  # as its own end would have told
+            else:
+                self.error = "the sandbox's init was killed"
             self.pump.done = True
         return True
 
@@ -418,6 +425,8 @@ class Session:
             self.jobs.end(os.WIFSIGNALED(self.root_status))
         if self.watchdog is not None:
             self.watchdog.close()
+        if self.incremental is not None:
+            self.incremental.close()
         if self.checkpoint_file is not None:
             self.checkpoint_file.close()
         if self.recorder is not None:

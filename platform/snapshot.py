@@ -221,18 +221,19 @@ def reap(guest: int, at: int, pid: int) -> None:
         single(guest, at, _WAIT4, pid, 0, 0x40000000, 0)
 
 
-def lost_ranges(guest: int, copy: int) -> tuple[list[Range], bool]:
+def lost_ranges(guest: int, copy: int) -> tuple[list[Range], list[Range]]:
     """Ranges of private memory that a fork did not take along (MADV_DONTFORK, MADV_WIPEONFORK), both standing still:
-    where the guest has a page of its own, and the copy has none there; and whether it lacks a mapping. OSError."""
+    where the guest has a page of its own, and the copy has none there; and the mappings that the copy lacks. OSError.
+    """
     found: list[Range] = []
-    missing = False
+    missing: list[Range] = []
     there = {(area.start, area.end) for area in read_maps(copy)}
     with PageScan(guest) as one, PageScan(copy) as other:
         for area in read_maps(guest):
             if area.path == "[vsyscall]" or area.path in HOST_VDSO:
                 continue
             if (area.start, area.end) not in there:
-                missing = True
+                missing.append((area.start, area.end))
             if area.shared:
                 continue
             if (area.start, area.end) not in there:

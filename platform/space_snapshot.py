@@ -11,6 +11,7 @@ from trapline.platform.capture_memory import Collector, capture_space, complete_
 from trapline.platform.page_copy import Writer, copy_pages, private_pages
 from trapline.platform.page_scan import Range, without
 from trapline.platform.snapshot import Snapshot, lost_ranges, reap
+from trapline.sentry.protocol import Gone
 from trapline.sentry.state.records import AddressSpace
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class SpaceSnapshot:
         self._owner = owner
         self._who = who
         self._lost: list[Range] = []
+        self._missing: list[Range] = []
         self._ranges: list[Range] | None = None
         self._complete = False
         self.space: AddressSpace
@@ -62,11 +64,11 @@ class SpaceSnapshot:
         found.space = capture_space(guest, collector, probed, who, complete=False)
         found.copy = Snapshot.take(guest, at, init)
         try:
-            found._lost, missing = lost_ranges(guest, found.copy.host)
+            found._lost, found._missing = lost_ranges(guest, found.copy.host)
             if ranges is not None:
                 found._ranges = without(ranges, sorted(found._lost))
                 found._lost = without(ranges, found._ranges)
-            if missing or _has_locked(guest):
+            if found._missing or _has_locked(guest):
                 # A fork does not tell how they are: this takes 14 ms for 1 GiB.
                 complete_space(found.space, guest, collector, who)
                 found._complete = True
@@ -84,7 +86,8 @@ class SpaceSnapshot:
             self._complete = True
         ranges = self._ranges
         if ranges is None:
-            ranges = without(private_pages(self.copy.host, self.space), sorted(self._lost))
+            # Where the copy lacks a mapping it may have one of ours.
+            ranges = without(private_pages(self.copy.host, self.space), sorted([*self._lost, *self._missing]))
         return self.copy.write(self.space, self._owner, ranges, writer)
 
     def close(self) -> None:
@@ -103,6 +106,9 @@ def reap_running(engine: Engine, t: Tracee, at: int, pid: int) -> bool:
     while not t.listening:
         engine.interrupt(t)
         status = pt.wait_one(t.host)
+        if status & 0xFF != 0x7F:
+            engine.deferred.append((t.host, status, pt.last_rusage()))
+            raise Gone(t.host)
         here = status == pt.EVENT_STOP << 16 | signal.SIGTRAP << 8 | 0x7F
         if here:
             reap(t.host, at, pid)

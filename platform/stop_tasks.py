@@ -115,6 +115,8 @@ def exec_event(e: Engine, t: Tracee) -> None:
             t = mover
             e.tracees[t.host] = t
             e.by_tid[t.tid] = t
+            if former_tid in e.earlier:
+                e.earlier[t.tid] = e.earlier.pop(former_tid)
         else:
             former_tid = t.tid
     else:
@@ -190,6 +192,10 @@ def died(e: Engine, host: int, status: int, rusage: bytes) -> None:
         t.holding.holder = None
     release_holder(e, t)
     e.cpu_alarms.left(t.host_group, t.host)
+    if e.earlier:
+        e.earlier.pop(t.tid, None)
+        if t.host == t.host_group:
+            e.earlier_of_group.pop(t.tid, None)
     e.ended(t, status)
     e.watch.ended(t, status)
     task_exit.task_died(e.kernel, t.tid, status, rusage)

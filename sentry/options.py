@@ -153,3 +153,15 @@ class RestoreOptions(msgspec.Struct):
     watchdog: float = 3.0
     strace: StraceOptions | None = None
     without: set[str] = set()  # features of the host not to be used, for tests (platform/features.py)
+
+    def apply(self, sandbox: DoOptions) -> None:
+        """Change the options that the image has to those of this restore."""
+        for name in ("platform", "checkpoint_dir", "save_hook", "restore_hook", "hook_timeout"):
+            given = getattr(self, name)
+            if given is not None:
+                setattr(sandbox, name, given)
+        for name in (
+            "state_dir", "log", "log_format", "debug", "stats", "stats_json", "core_dir", "watchdog", "strace",
+            "without",
+        ):  # fmt: skip
+            setattr(sandbox, name, getattr(self, name))

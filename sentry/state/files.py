@@ -171,21 +171,21 @@ class TerminalSlave(OpenFile, tag="slave"):
 
 
 class SocketFile(OpenFile, tag="socket"):
-    """socket(2)."""
-
-    socket: int  # in Image.sockets
+    """socket(2): what it is, is in `Image.sockets` under the same key."""
 
 
 class Terminal(msgspec.Struct):
     """A pseudoterminal of the sandbox's own devpts."""
 
-    number: int
+    number: int  # -1: its master is closed
     settings: bytes = b""  # struct termios2
     window: tuple[int, int, int, int] = (0, 0, 0, 0)  # struct winsize
+    closed: bool = False  # nobody has the slave open any more: the master is told so
     locked: bool = False  # TIOCGPTLCK
     packet: bool = False  # TIOCGPKT
     exclusive: bool = False  # TIOCGEXCL
-    input: list[bytes] = []  # unread by the slave: lines, each with its end; the last one may have none
+    #: Unread by the slave: lines, of which one without a newline was ended by VEOF; then what is no line yet.
+    input: list[bytes] = []
     output: bytes = b""  # unread by the master
     mode: int = 0o620
     uid: int = 0
@@ -208,10 +208,11 @@ class Message(msgspec.Struct):
     data: bytes
     files: list[int] = []  # descriptions in flight (SCM_RIGHTS)
     sender: bytes = b""  # address of a datagram's sender
+    credentials: tuple[int, int, int] | None = None  # SCM_CREDENTIALS, where the receiver asks for them
 
 
 class Socket(msgspec.Struct):
-    """A socket. Addresses are struct sockaddr as getsockname(2) gives it, without the family for unix sockets."""
+    """A socket; its key is that of its description. Addresses are struct sockaddr, as getsockname(2) gives it."""
 
     family: int
     type: int  # without SOCK_NONBLOCK and SOCK_CLOEXEC
@@ -219,18 +220,20 @@ class Socket(msgspec.Struct):
     name: bytes = b""  # bound to; b"" for none
     peer_name: bytes = b""  # getpeername(2)
     peer: int = 0  # key of the peer's socket; 0: none, or it is closed
-    #: "" neither, "connected", "listening", "ended" (the peer has gone; what it sent may still be read)
+    #: "" neither, "connected", "listening", "ended" (the peer has gone; what it sent may still be read), "reset" (it
+    #: has gone with something unread), "waiting" (connected to a listening socket, and not accepted yet)
     state: str = ""
     backlog: int = 0
     options: list[tuple[int, int, bytes]] = []  # level, name, value of setsockopt(2)
+    buffer_locks: int = -1  # SO_BUF_LOCK; -1: the host has none
     shutdown: int = 0  # bit 0: receives no more, bit 1: sends no more
     queue: list[Message] = []  # received and not read
     unsent: bytes = b""  # sent, and not yet in the peer's queue (TCP)
-    waiting: list[int] = []  # keys of the sockets that connected to this one and were not accepted yet
+    waiting: list[int] = []  # keys of the sockets that wait to be accepted, in order; 0: of one that is closed again
     directory: bytes = b""  # in which a relative name of a unix socket was bound
-    #: A unix socket's name in the file system: mode, uid, gid; None: it is there no more
+    #: The node of a unix socket's name in the file system: mode, uid, gid; None: it is there no more.
     node: tuple[int, int, int] | None = None
-    credentials: tuple[int, int, int] | None = None  # SO_PEERCRED
+    credentials: tuple[int, int, int] | None = None  # SO_PEERCRED: process, user, group
 
 
 AnyFile = (

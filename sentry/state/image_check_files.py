@@ -25,19 +25,23 @@ _SOCKADDR = 128  # struct sockaddr_storage
 _TERMIOS2 = 44
 _FAMILIES = 46  # AF_MAX
 _SCM_MAX_FD = 253
-_SOCKET_STATES = ("", "connected", "listening", "ended")
+_SOCKET_STATES = ("", "connected", "listening", "ended", "reset", "waiting")
+_DATAGRAMS = 2  # SOCK_DGRAM
 
 
 def check_files(image: Image) -> None:
     """All descriptions, and the pipes, sockets, terminals and locks that they share. Bad."""
     for key, file in image.files.items():
         _check_file(f"file {key}", file, image)
+        if isinstance(file, files.SocketFile):
+            known(f"file {key}", "the socket", key, image.sockets)
     for key, pipe in image.pipes.items():
         number(f"the capacity of pipe {key}", pipe.capacity, _PIPE_MOST + 1, 1)
         if sum(map(len, pipe.content)) > pipe.capacity:
             raise Bad(f"pipe {key} holds more than it can")
     for key, socket in image.sockets.items():
         _check_socket(f"socket {key}", socket, image)
+        _check_peer(f"socket {key}", key, socket, image)
     for key, terminal in image.terminals.items():
         _check_terminal(f"terminal {key}", terminal)
     for table, locks in image.locks.items():
@@ -99,8 +103,6 @@ def _check_file(who: str, file: AnyFile, image: Image) -> None:
             number(f"{who}: its process", file.process, MOST_PIDS + 1)
         case files.TerminalMaster() | files.TerminalSlave():
             known(who, "the terminal", file.terminal, image.terminals)
-        case files.SocketFile():
-            known(who, "the socket", file.socket, image.sockets)
 
 
 def _check_socket(who: str, socket: Socket, image: Image) -> None:
@@ -118,19 +120,35 @@ def _check_socket(who: str, socket: Socket, image: Image) -> None:
         number(f"{who}: the level of an option", level, 1 << 31)
         number(f"{who}: an option", option, 1 << 31)
         length(f"{who}: the value of an option", value, 1 << 16)
-    for other in ([socket.peer] if socket.peer else []) + socket.waiting:
+    for other in [key for key in [socket.peer, *socket.waiting] if key]:
         known(who, "the socket", other, image.sockets)
     for message in socket.queue:
         if len(message.files) > _SCM_MAX_FD:
             raise Bad(f"{who}: {len(message.files)} files are in one message")
         for file in message.files:
             known(f"a message to {who}", "the file", file, image.files)
-    for word in (*(socket.node or ()), *(socket.credentials or ())):
+    senders = [word for message in socket.queue for word in message.credentials or ()]
+    for word in (*(socket.node or ()), *(socket.credentials or ()), *senders):
         number(f"{who}: an id", word, U32)
 
 
+def _check_peer(who: str, key: int, socket: Socket, image: Image) -> None:
+    """What is needed to connect and fill it."""
+    if not isinstance(image.files.get(key), files.SocketFile):
+        raise Bad(f"{who} is of no file")
+    peer = image.sockets.get(socket.peer)
+    if socket.peer and (peer is None or (peer.family, peer.type) != (socket.family, socket.type)):
+        raise Bad(f"{who} has a peer of another kind")
+    if socket.type == _DATAGRAMS:
+        return
+    if peer is not None and (peer.peer != key or socket.peer == key or socket.state != "connected"):
+        raise Bad(f"{who} has a peer that has another one")
+    if (socket.queue or socket.unsent) and peer is None and socket.state not in ("ended", "reset"):
+        raise Bad(f"{who} has received something from nobody")
+
+
 def _check_terminal(who: str, terminal: Terminal) -> None:
-    number(f"{who}: its number", terminal.number, 1 << 20)
+    number(f"{who}: its number", terminal.number, 1 << 20, -1)
     if terminal.settings:
         length(f"{who}: its settings", terminal.settings, _TERMIOS2, _TERMIOS2)
     for word in terminal.window:

@@ -97,6 +97,11 @@ class ImageWriter:
         return self._file.fd
 
     @property
+    def parent_checksum(self) -> str:
+        """Of the parent's manifest; "" without one."""
+        return self._parent.manifest.checksum if self._parent is not None else ""
+
+    @property
     def note(self) -> str:
         """What was asked for and is not to be had here, if anything."""
         return self._pages.note if self._pages is not None else ""

@@ -102,6 +102,8 @@ class ThreadRecord(msgspec.Struct):
     holds_for: int = 0  # it is in vfork(2) until this child executes a program or ends
     cpu: int = 0  # CPU time used, ns
     user: int = 0  # of it in user mode
+    #: siginfo_t of signals that the host holds for it since its mask blocks them (a signalfd looks there).
+    queued: list[bytes] = []
     filters: list[bytes] = []  # seccomp programs of its own, the first installed first
 
 
@@ -121,6 +123,7 @@ class ProcessRecord(msgspec.Struct):
     cpu: int = 0  # of the process, threads that have ended included, ns
     user: int = 0
     comm: bytes = b""
+    queued: list[bytes] = []  # as of a thread, for the process
     stopped: bool = False  # by a job-control signal
 
 

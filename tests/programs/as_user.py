@@ -16,12 +16,14 @@ from importlib import import_module
 
 import psutil
 import trio
+import xxhash
+import zstandard
 
 import trapline.platform
 import trapline.sentry
 from trapline.sentry.cli.main import main
 
-USED_LATER = (encodings.ascii, glob, pwd, psutil, trio)
+USED_LATER = (encodings.ascii, glob, pwd, psutil, trio, xxhash, zstandard)
 
 for package in (trapline.platform, trapline.sentry):
     for found in pkgutil.walk_packages(package.__path__, package.__name__ + "."):

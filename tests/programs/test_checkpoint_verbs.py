@@ -20,6 +20,8 @@ saves = pytest.mark.skipif(
 )
 #: What a program inside does to ask, and to hear.
 ASK = "ask() { echo $1 > /run/trapline/checkpoint; read answer < /run/trapline/outcome; echo \"$answer\"; }\n"
+#: With no descriptor of the host's.
+OWN = "exec sleep 100 < /dev/null > /dev/null 2>&1"
 
 
 @pytest.fixture(params=["root", "user"])
@@ -64,7 +66,7 @@ def test_a_program_asks_for_its_own(anyones: Boxes) -> None:
 
 @saves
 def test_a_program_is_told_of_the_restore(anyones: Boxes) -> None:
-    script = ASK + "exec 4< /run/trapline/outcome; ask stop; ask fly; read x <&4 & echo x y > /run/trapline/checkpoint; wait"
+    script = ASK + "exec 4< /run/trapline/outcome; echo stop > /run/trapline/checkpoint; read x <&4; echo $x; ask fly"
     ended = anyones("do", "--checkpoint-dir", "../images", "--", "sh", "-c", script)
     assert (ended.status, ended.stdout) == (137, b"")
     said = anyones.good("restore", "--image-path", "../images/1")
@@ -87,7 +89,7 @@ def test_a_save_hook_prevents_it(anyones: Boxes) -> None:
 def test_hooks_around_a_save_and_after_a_restore(anyones: Boxes) -> None:
     hook = "sh -c 'echo $TRAPLINE_CHECKPOINT >> hooked'"
     hooks = ["--save-hook", hook, "--restore-hook", hook]
-    anyones.good("run", "-d", *hooks, "--id", "box", "--", "sleep", "100")
+    anyones.good("run", "-d", *hooks, "--id", "box", "--", "sh", "-c", OWN)
     said = json.loads(anyones.good("checkpoint", "--image-path", "../images/one", "--leave-running", "--format=json", "box"))
     assert said["number"] == 1 and said["image_path"] == str(Path("../images/one").resolve())
     assert Path("hooked").read_text() == "save\nresume\n"

@@ -44,15 +44,16 @@ def image() -> Image:
                 files.ProcessFile(process=7),
                 files.TerminalMaster(terminal=1),
                 files.TerminalSlave(terminal=1),
-                files.SocketFile(socket=1),
+                files.SocketFile(),
+                files.SocketFile(),
             ]
         )
     )
     found.tables[1] = {number: Descriptor(number) for number in found.files}
     found.pipes[1] = Pipe(4096, [b"x" * 4096])
     found.sockets = {
-        1: Socket(1, 1, peer=2, state="connected", queue=[Message(b"x", [0, 14])], options=[(1, 7, bytes(4))]),
-        2: Socket(1, 1, peer=1, state="connected"),
+        14: Socket(1, 1, peer=15, state="connected", queue=[Message(b"x", [0, 14])], options=[(1, 7, bytes(4))]),
+        15: Socket(1, 1, peer=14, state="connected"),
     }
     found.terminals[1] = Terminal(0, bytes(44), (24, 80, 0, 0), input=[b"line\n"])
     found.locks[1] = [RecordLock(0, True, 0, 0)]
@@ -98,17 +99,22 @@ NONSENSE: list[tuple[str, Callable[[Image], object], str]] = [
     ("pidfd", put(11, process=1 << 23), "its process"),
     ("master", put(12, terminal=2), "the terminal 2"),
     ("slave", put(13, terminal=2), "the terminal 2"),
-    ("socket", put(14, socket=9), "the socket 9"),
+    ("socket", lambda i: i.sockets.pop(14), "the socket 14"),
     ("pipe is full", lambda i: i.pipes[1].content.append(b"x"), "more than it can"),
     ("capacity", lambda i: setattr(i.pipes[1], "capacity", 0), "capacity"),
-    ("peer", lambda i: setattr(i.sockets[1], "peer", 9), "the socket 9"),
-    ("state", lambda i: setattr(i.sockets[1], "state", "x"), "state 'x'"),
-    ("family", lambda i: setattr(i.sockets[1], "family", 99), "family"),
-    ("address", lambda i: setattr(i.sockets[1], "name", bytes(200)), "address cannot have 200 bytes"),
-    ("in flight", lambda i: i.sockets[1].queue[0].files.append(99), "the file 99"),
-    ("many in flight", lambda i: i.sockets[1].queue[0].files.extend([0] * 300), "302 files"),
-    ("waiting", lambda i: i.sockets[1].waiting.append(9), "the socket 9"),
-    ("terminal", lambda i: setattr(i.terminals[1], "number", -1), "its number"),
+    ("peer", lambda i: setattr(i.sockets[14], "peer", 9), "the socket 9"),
+    ("state", lambda i: setattr(i.sockets[14], "state", "x"), "state 'x'"),
+    ("family", lambda i: setattr(i.sockets[14], "family", 99), "family"),
+    ("address", lambda i: setattr(i.sockets[14], "name", bytes(200)), "address cannot have 200 bytes"),
+    ("in flight", lambda i: i.sockets[14].queue[0].files.append(99), "the file 99"),
+    ("many in flight", lambda i: i.sockets[14].queue[0].files.extend([0] * 300), "302 files"),
+    ("a socket's file", lambda i: i.sockets.update({1: Socket(1, 1)}), "socket 1 is of no file"),
+    ("peer's kind", lambda i: setattr(i.sockets[15], "family", 2), "a peer of another kind"),
+    ("peer's peer", lambda i: setattr(i.sockets[15], "peer", 0), "a peer that has another one"),
+    ("own peer", lambda i: setattr(i.sockets[14], "peer", 14), "a peer that has another one"),
+    ("from nobody", lambda i: setattr(i.sockets[14], "peer", 0), "from nobody"),
+    ("waiting", lambda i: i.sockets[14].waiting.append(9), "the socket 9"),
+    ("terminal", lambda i: setattr(i.terminals[1], "number", -2), "its number"),
     ("settings", lambda i: setattr(i.terminals[1], "settings", b"x"), "settings"),
     ("record lock", lambda i: i.locks[1].append(RecordLock(99, True, 0, 0)), "descriptor 99"),
     ("lock's table", lambda i: i.locks.update({5: []}), "table 5"),

@@ -109,6 +109,14 @@ def test_restore(tmp_path: Path) -> None:
     )
 
 
+def test_a_restore_changes_what_the_image_has() -> None:
+    saved = DoOptions(["x"], platform="ptrace", debug=True, checkpoint_dir="/a", save_hook=["s"], core_dir="/c")
+    RestoreOptions("/i", log="/l").apply(saved)
+    assert saved == DoOptions(["x"], platform="ptrace", log="/l", checkpoint_dir="/a", save_hook=["s"])
+    RestoreOptions("/i", platform="seccomp", checkpoint_dir="/b", save_hook=[], hook_timeout=3.0).apply(saved)
+    assert saved == DoOptions(["x"], checkpoint_dir="/b", hook_timeout=3.0)
+
+
 @pytest.mark.parametrize(
     ("text", "rate"), [("0.5", (1, 2)), ("1/2", (1, 2)), ("2", (2, 1)), ("1.25", (5, 4)), ("4/6", (2, 3))]
 )

@@ -8,6 +8,7 @@ What both print must be equal: whether a process's descriptors were looked at, o
 
 from __future__ import annotations
 
+import array
 import ctypes
 import errno
 import fcntl
@@ -15,9 +16,12 @@ import json
 import os
 import select
 import signal
+import socket
 import struct
 import sys
+import termios
 import time
+import tty
 from collections.abc import Callable
 
 FIRST = 20  # number of the first descriptor that a kind makes
@@ -376,6 +380,321 @@ def report_locks(fds: Numbers) -> object:
     return found
 
 
+# -- sockets
+def make_pairs(work: str) -> Numbers:
+    made = []
+    for kind in (socket.SOCK_STREAM, socket.SOCK_SEQPACKET, socket.SOCK_DGRAM):
+        a, b = socket.socketpair(socket.AF_UNIX, kind)
+        a.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 100000)
+        b.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1 if kind == socket.SOCK_DGRAM else 0)
+        a.settimeout(None)
+        for text in (b"one", b"two and", b"three" * 1000):
+            a.send(text)
+        b.send(b"back")
+        made += [a.detach(), b.detach()]
+    ended, closed = socket.socketpair()
+    closed.send(b"last words")
+    closed.close()
+    reset, closed = socket.socketpair()
+    reset.send(b"never read")
+    closed.send(b"words")
+    closed.close()
+    half, other = socket.socketpair()
+    half.send(b"all of it")
+    half.shutdown(socket.SHUT_WR)
+    # In flight: a file, a pipe's end, an end of a pair that is in its own queue, a pair's end within it.
+    a, b = socket.socketpair()
+    r, w = os.pipe()
+    os.write(w, b"in the pipe in flight")
+    fd = os.open("/dev/zero", os.O_RDONLY)
+    c, d = socket.socketpair()
+    c.send(b"in the socket in flight")
+    a.send(b"before")
+    socket.send_fds(a, [b"carries"], [r, fd, d.fileno()])
+    a.send(b"after")
+    socket.send_fds(c, [b"own"], [d.fileno()])
+    d.close()
+    os.close(r)
+    os.close(fd)
+    rest = (ended, reset, half, other, a, b, c)
+    return place(*made, *(s.detach() for s in rest), w)
+
+
+def receive_all(fd: int, size: int = 65536) -> list[object]:
+    found: list[object] = []
+    s = socket.socket(fileno=os.dup(fd))
+    with s:
+        while True:
+            try:
+                data, ancillary, flags, address = s.recvmsg(size, 4096, socket.MSG_DONTWAIT)
+            except OSError as error:
+                found.append(errno.errorcode[error.errno or 0])
+                return found
+            carried = []
+            for _, kind, value in ancillary:
+                if kind == socket.SCM_RIGHTS:
+                    for got in array.array("i", value):
+                        carried.append(describe(got))
+                        os.close(got)
+                else:
+                    carried.append(value.hex()[8:])  # not the process: the one that was looked at has it
+            found.append([data[:40].decode(), len(data), carried, flags, str(address)])
+            if not data:
+                return found
+
+
+def describe(fd: int) -> object:
+    """What a descriptor that was in flight is."""
+    mode = os.fstat(fd).st_mode >> 12
+    if mode == 1:
+        return ["pipe", read_all(fd)]
+    if mode == 0o14:
+        return ["socket", receive_all(fd)]
+    return [mode, os.readlink(f"/proc/self/fd/{fd}")]
+
+
+def options(fd: int) -> list[str]:
+    s = socket.socket(fileno=os.dup(fd))
+    with s:
+        found = [str(s.getsockname()), str(s.family), str(s.type), str(s.proto)]
+        for name in (2, 7, 8, 9, 15, 16, 18, 30, 42, 72):
+            try:
+                found.append(str(s.getsockopt(socket.SOL_SOCKET, name)))
+            except OSError as error:
+                found.append(str(error.errno))
+        try:
+            found.append(str(s.getpeername()))
+        except OSError as error:
+            found.append(str(error.errno))
+        if s.family == socket.AF_UNIX:
+            found.append(s.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12).hex()[8:])
+        elif s.type == socket.SOCK_STREAM:
+            found += [str(s.getsockopt(socket.IPPROTO_TCP, n)) for n in (socket.TCP_NODELAY, socket.TCP_KEEPIDLE)]
+        return found
+
+
+def report_pairs(fds: Numbers) -> object:
+    found: list[object] = [common(fd) for fd in fds]
+    found += [options(fd) for fd in fds[:-1]]
+    found += [receive_all(fd) for fd in fds[:-1]]
+    for fd in fds[:-1]:
+        try:
+            os.write(fd, b"again")
+        except OSError as error:
+            found.append(error.errno)
+    found += [receive_all(fd) for fd in fds[:-1]]
+    try:
+        os.write(fds[-1], b"nobody reads")
+    except OSError as error:
+        found.append(error.errno)
+    return found
+
+
+def make_named(work: str) -> Numbers:
+    server = socket.socket(socket.AF_UNIX)
+    server.bind(work + "/server")
+    os.chmod(work + "/server", 0o640)
+    server.listen(7)
+    client = socket.socket(socket.AF_UNIX)
+    client.bind("relative")
+    client.connect("server")
+    accepted, _ = server.accept()
+    client.send(b"to the server")
+    waiting = socket.socket(socket.AF_UNIX)
+    waiting.connect("server")
+    gone = socket.socket(socket.AF_UNIX)
+    gone.connect("server")
+    gone.close()
+    abstract = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    abstract.bind(b"\0trapline-test-%d" % os.getpid())
+    abstract.listen(3)
+    receiver = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    receiver.bind("receiver")
+    sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    sender.bind("sender")
+    sender.connect("receiver")
+    sender.send(b"from somebody")
+    nobody = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    nobody.sendto(b"from nobody", "receiver")
+    nobody.close()
+    removed = socket.socket(socket.AF_UNIX)
+    removed.bind("removed")
+    removed.listen(1)
+    os.unlink("removed")
+    fresh = socket.socket(socket.AF_UNIX)
+    fresh.setblocking(False)
+    all_of = (server, client, accepted, waiting, abstract, receiver, sender, removed, fresh)
+    return place(*(s.detach() for s in all_of))
+
+
+def report_named(fds: Numbers) -> object:
+    server, client, accepted, waiting, abstract, receiver, sender, _, _ = fds
+    found: list[object] = [common(fd) for fd in fds]
+    for fd in fds:
+        told = options(fd)
+        found.append([text for text in told if "trapline-test" not in text])
+    found.append([receive_all(fd) for fd in (client, accepted, receiver, sender)])
+    os.write(accepted, b"to the client")
+    os.write(sender, b"more")
+    os.write(waiting, b"from who waits")
+    found.append([receive_all(fd) for fd in (client, receiver)])
+    s = socket.socket(fileno=os.dup(server))
+    for _ in range(2):
+        got, address = s.accept()
+        found.append([receive_all(got.fileno()), str(address)])
+    s.setblocking(False)
+    try:
+        s.accept()
+    except BlockingIOError:
+        found.append("no more")
+    s.close()
+    more = socket.socket(socket.AF_UNIX)
+    more.connect("server")
+    found.append([oct(os.stat("server").st_mode), sorted(os.listdir("."))])
+    found.append(len(socket.socket(fileno=os.dup(abstract)).getsockname()))
+    return found
+
+
+def make_internet(work: str) -> Numbers:
+    server = socket.socket()
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    server.bind(("127.0.0.1", 0))
+    server.listen(5)
+    client = socket.create_connection(server.getsockname())
+    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    accepted, _ = server.accept()
+    client.send(b"unread by the server")
+    big, _ = socket.create_connection(server.getsockname()), None
+    big_accepted, _ = server.accept()
+    big_accepted.setblocking(False)
+    count = 0
+    try:
+        while True:
+            count += big_accepted.send(bytes(range(256)) * 256)
+    except BlockingIOError:
+        pass
+    half = socket.create_connection(server.getsockname())
+    half_accepted, _ = server.accept()
+    half.send(b"the end")
+    half.shutdown(socket.SHUT_WR)
+    left = socket.create_connection(server.getsockname())
+    left_accepted, _ = server.accept()
+    left.send(b"last words")
+    left.close()
+    waiting = socket.create_connection(server.getsockname())
+    six = socket.socket(socket.AF_INET6)
+    six.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    six.bind(("::1", 0))
+    six.listen(2)
+    udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    udp.bind(("127.0.0.1", 0))
+    udp_client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    udp_client.connect(udp.getsockname())
+    udp_client.send(b"a datagram")
+    udp_client.send(b"and one more")
+    fresh = socket.socket()
+    netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)
+    netlink.bind((0, 0))
+    all_of = (
+        server, client, accepted, big, big_accepted, half, half_accepted, left_accepted, waiting, six, udp, udp_client,
+        fresh, netlink,
+    )  # fmt: skip
+    return place(*(s.detach() for s in all_of))
+
+
+def stream(fd: int, size: int) -> list[object]:
+    """Up to so many bytes, waiting for them."""
+    s = socket.socket(fileno=os.dup(fd))
+    s.settimeout(5)
+    data = b""
+    while len(data) < size:
+        more = s.recv(size - len(data))
+        if not more:
+            break
+        data += more
+    s.settimeout(None)
+    s.close()
+    return [len(data), hash_of(data)]
+
+
+def report_internet(fds: Numbers) -> object:
+    (server, client, accepted, big, big_accepted, half, half_accepted, left_accepted, waiting, six, udp, udp_client,
+     _, netlink) = fds  # fmt: skip
+    found: list[object] = [common(fd) for fd in fds]
+    found += [options(fd)[4 if fd == netlink else 0 :] for fd in fds if fd not in (big, big_accepted)]
+    found += [options(fd)[:4] for fd in (big, big_accepted)]
+    os.write(client, b" and more")
+    os.write(accepted, b"answer")
+    os.set_blocking(big_accepted, True)
+    socket.socket(fileno=os.dup(big_accepted)).shutdown(socket.SHUT_WR)
+    found += [stream(accepted, 29), stream(client, 6), stream(big, 1 << 30), stream(half_accepted, 100)]
+    found.append(stream(left_accepted, 100))
+    os.write(half_accepted, b"to the half-closed")
+    found.append(stream(half, 18))
+    os.write(waiting, b"from who waits")
+    s = socket.socket(fileno=os.dup(server))
+    got, address = s.accept()
+    found += [stream(got.fileno(), 14), str(address) == str(socket.socket(fileno=os.dup(waiting)).getsockname())]
+    s.setblocking(False)
+    try:
+        s.accept()
+    except BlockingIOError:
+        found.append("no more")
+    s.setblocking(True)
+    six_client = socket.create_connection(socket.socket(fileno=os.dup(six)).getsockname()[:2])
+    found.append(six_client.family == socket.AF_INET6)
+    os.write(udp_client, b"third")
+    found.append([item[:4] if isinstance(item, list) else item for item in receive_all(udp)])
+    return found
+
+
+# -- terminals
+def make_terminals(work: str) -> Numbers:
+    lines_m, lines_s = os.openpty()
+    os.write(lines_m, b"a line\nan end\x04\x04half a")
+    os.write(lines_s, b"unread\noutput")
+    raw_m, raw_s = os.openpty()
+    tty.setraw(raw_s)
+    os.write(raw_m, bytes(range(200)))
+    fcntl.ioctl(raw_s, termios.TIOCSWINSZ, struct.pack("4H", 50, 132, 7, 8))
+    packet_m, packet_s = os.openpty()
+    fcntl.ioctl(packet_m, 0x5420, struct.pack("i", 1))
+    os.write(packet_s, b"in a packet")
+    alone, closed = os.openpty()
+    os.write(closed, b"last words")
+    os.close(closed)
+    fresh = os.open("/dev/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
+    gone, hung = os.openpty()
+    os.close(gone)
+    return place(lines_m, lines_s, raw_m, raw_s, packet_m, packet_s, alone, fresh, hung)
+
+
+def report_terminals(fds: Numbers) -> object:
+    lines_m, lines_s, raw_m, raw_s, packet_m, packet_s, alone, fresh, hung = fds
+    found: list[object] = [common(fd) for fd in fds]
+    found.append([os.ttyname(fd) for fd in (lines_s, raw_s, packet_s)])
+    found.append([os.stat(os.ttyname(fd)).st_mode for fd in (lines_s, raw_s)])
+    found.append([str(termios.tcgetattr(fd)) for fd in (lines_s, raw_s, packet_s, lines_m)])
+    found.append(fcntl.ioctl(raw_s, termios.TIOCGWINSZ, bytes(8)).hex())
+    found.append([fcntl.ioctl(fd, 0x80045439, bytes(4)).hex() for fd in (lines_m, fresh)])
+    for fd in (lines_m, raw_m, packet_m, alone, fresh):
+        found.append(read_all(fd))
+    os.set_blocking(lines_s, False)
+    for _ in range(4):  # an end of file is among them
+        try:
+            found.append(os.read(lines_s, 4096).decode())
+        except OSError as error:
+            found.append(error.errno)
+    os.write(lines_m, b" line\n")
+    found += [read_all(lines_s), read_all(lines_m), read_all(raw_s)]
+    found.append(read_all(hung))
+    try:
+        os.write(hung, b"x")
+    except OSError as error:
+        found.append(error.errno)
+    return found
+
+
 Kind = tuple[Callable[[str], Numbers], Callable[[Numbers], object]]
 KINDS: dict[str, Kind] = {
     name.removeprefix("make_"): (make, globals()["report_" + name.removeprefix("make_")])
@@ -417,6 +736,27 @@ def restore(path: str, tables: list[int] | None = None) -> None:
     execute(restore_files.place(image, 1, pool))
 
 
+def own_network() -> None:
+    """A network namespace with a loopback, in which the names of the one who was looked at are free."""
+    if libc.unshare(0x40000000) < 0:
+        raise OSError(ctypes.get_errno(), "unshare")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        fcntl.ioctl(s, 0x8914, struct.pack("16sH14x", b"lo", 1))  # SIOCSIFFLAGS, IFF_UP
+
+
+def own_terminals() -> None:
+    """Likewise, for the numbers of terminals."""
+    if libc.unshare(0x20000) < 0:
+        raise OSError(ctypes.get_errno(), "unshare")
+    for source, target, kind, flags, data in (
+        (b"none", b"/", None, 0x44000, None),  # MS_REC | MS_PRIVATE
+        (b"devpts", b"/dev/pts", b"devpts", 0, b"newinstance,ptmxmode=0666,mode=620,gid=5"),
+        (b"/dev/pts/ptmx", b"/dev/ptmx", None, 0x1000, None),  # MS_BIND
+    ):
+        if libc.mount(source, target, kind, ctypes.c_ulong(flags), data) < 0:
+            raise OSError(ctypes.get_errno(), f"mount: {target}")
+
+
 def main() -> None:
     mode, kind = sys.argv[1:3]
     make, report = KINDS[kind]
@@ -425,6 +765,10 @@ def main() -> None:
         print(json.dumps(fds), flush=True)
         sys.stdin.readline()
     else:
+        if kind in ("pairs", "named", "internet"):
+            own_network()
+        if kind == "terminals":
+            own_terminals()
         restore(sys.argv[3])
         fds = json.loads(sys.argv[4])
     print(json.dumps(report(fds)), flush=True)

@@ -8,21 +8,27 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+import traceback
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from trapline.platform import capture_files
+from trapline.platform import capture_files, capture_sockets, capture_terminals, namespaces, watched_paths
 from trapline.sentry.state.records import Image
 
 PROGRAM = Path(__file__).with_name("descriptor_kinds.py")
 sys.path.insert(0, str(PROGRAM.parent))
 import descriptor_kinds  # noqa: E402
+
+#: Nobody may not be able to read what would be imported later.
+IMPORTED = (capture_sockets, capture_terminals, namespaces, watched_paths, "".encode("idna"))
 
 
 class Maker:
@@ -40,7 +46,12 @@ class Maker:
         self.fds: list[int] = json.loads(self._line())
 
     def _line(self) -> str:
-        line = self.reader.readline()
+        ended = os.pidfd_open(self.process.pid)
+        try:
+            ready, _, _ = select.select([self.reader, ended], [], [], 60)
+        finally:
+            os.close(ended)
+        line = self.reader.readline() if self.reader in ready else ""
         assert line, (self.where.parent / "stderr").read_text()
         return line
 
@@ -113,7 +124,159 @@ def test_a_kind_is_found_as_it_was(kind: str, tmp_path: Path) -> None:
         restored = run_restored(kind, where, tmp_path / "image", maker.fds)
     finally:
         maker.close()
-    assert restored == before
+    found_otherwise = differences(restored, before)
+    assert not found_otherwise, "\n".join(found_otherwise)
+
+
+def differences(one: object, other: object, where: str = "") -> list[str]:
+    """Where two reports are not the same."""
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        pairs = enumerate(zip(one, other, strict=True))
+        return [text for index, (a, b) in pairs for text in differences(a, b, f"{where}/{index}")]
+    return [] if one == other else [f"{where}: {one} is not {other}"]
+
+
+def test_sharing_is_kept(tmp_path: Path) -> None:
+    """Of descriptions between processes and within one, and of a whole table."""
+    os.chdir(tmp_path)
+    (tmp_path / "file").write_bytes(bytes(range(100)))
+    shared = os.open(tmp_path / "file", os.O_RDONLY)
+    own = os.open(tmp_path / "file", os.O_RDONLY)
+    children = [_standing(shared, own) for _ in range(2)]
+    try:
+        found = capture_files.capture([(pid, pid) for pid in children], "/", inherited={})
+        one, two = (found.tables[found.table_of[pid]] for pid in children)
+        assert one[30].file == one[31].file == two[30].file == two[31].file
+        assert one[32].file == two[32].file != one[30].file
+        assert len({one[33].file, two[33].file, one[30].file}) == 3  # each has opened it
+        assert one[31].close_on_exec and not one[30].close_on_exec
+        assert found.unsavable == []
+        path = tmp_path / "image"
+        save(found, path)
+        found.close()
+        assert _offsets_after(path, found.table_of[children[0]], found.table_of[children[1]]) == [7, 7, 0, 0]
+        assert os.lseek(shared, 0, os.SEEK_CUR) == 0  # the captured ones' has not moved
+    finally:
+        for pid in children:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        os.close(shared)
+        os.close(own)
+
+
+def _standing(shared: int, own: int) -> int:
+    """A child that has `shared` as 30 and 31, `own` as 32, and a description of its own as 33; and nothing else."""
+    told, tell = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.dup2(shared, 30)
+            os.dup2(shared, 31, inheritable=False)
+            os.dup2(own, 32)
+            os.dup2(os.open("file", os.O_RDONLY), 33)
+            for fd in map(int, os.listdir("/proc/self/fd")):
+                if fd not in (30, 31, 32, 33, tell):
+                    try:
+                        os.close(fd)
+                    except OSError:
+                        pass
+            os.write(tell, b"x")
+            os.close(tell)
+            signal.pause()
+        finally:
+            os._exit(1)
+    os.close(tell)
+    assert os.read(told, 1) == b"x"
+    assert os.read(told, 1) == b""  # its own end is closed
+    os.close(told)
+    return pid
+
+
+def _offsets_after(image: Path, first: int, second: int) -> list[int]:
+    """Where the descriptions of a second restored process are after a first one has read of 31."""
+    script = f"""
+import os, sys
+sys.path.insert(0, {str(PROGRAM.parent)!r})
+import descriptor_kinds, msgspec
+from trapline.platform import restore_files
+from trapline.sentry.state.records import Image
+image = msgspec.msgpack.decode(open({str(image)!r}, "rb").read(), type=Image)
+out = os.dup2(1, 20)
+pool = restore_files.open_pool(image, 200)
+child = os.fork()
+if child == 0:
+    descriptor_kinds.execute(restore_files.place(image, {first}, pool))
+    os.read(31, 7)
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+descriptor_kinds.execute(restore_files.place(image, {second}, pool))
+os.write(20, repr([os.lseek(fd, 0, os.SEEK_CUR) for fd in (30, 31, 32, 33)]).encode())
+"""
+    done = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return list(json.loads(done.stdout))
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="changes users")
+@pytest.mark.parametrize("kind", descriptor_kinds.KINDS)
+def test_an_ordinary_user_takes_the_same(kind: str) -> None:
+    """Both processes are nobody's, and neither has a capability."""
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o777)
+        told = _taken_by_nobody(kind, Path(name))
+    assert isinstance(told, list), told
+    # What a TCP connection has under way is told to who rules the network, as a sentry does that of its sandbox.
+    assert [text for text in told if "TCP" not in text] == []
+    assert (told != []) == (kind == "internet")
+
+
+def _taken_by_nobody(kind: str, tmp_path: Path) -> object:
+    ready, tell = os.pipe()
+    maker = os.fork()
+    if maker == 0:
+        try:
+            _become_nobody(tmp_path)
+            descriptor_kinds.KINDS[kind][0](str(tmp_path))
+            libc = descriptor_kinds.libc
+            libc.prctl(4, 1, 0, 0, 0)  # PR_SET_DUMPABLE: a change of the user took it away
+            os.write(tell, b"x")
+            signal.pause()
+        except BaseException:
+            os.write(tell, traceback.format_exc().encode())
+        finally:
+            os._exit(1)
+    os.close(tell)
+    try:
+        assert os.read(ready, 65536) == b"x"
+        answer, give = os.pipe()
+        looker = os.fork()
+        if looker == 0:
+            try:
+                _become_nobody(tmp_path)
+                inherited = {n: n for n in map(int, os.listdir("/proc/self/fd")) if n not in (ready, answer, give)}
+                inherited = {n: n for n in inherited if os.path.exists(f"/proc/self/fd/{n}")}
+                found = capture_files.capture([(maker, maker)], f"/proc/{maker}/root", inherited=inherited)
+                text = json.dumps(found.unsavable)
+            except BaseException as error:
+                text = json.dumps(repr(error))
+            os.write(give, text.encode())
+            os._exit(0)
+        os.close(give)
+        told: object = json.loads(os.read(answer, 65536))
+        os.waitpid(looker, 0)
+        os.close(answer)
+    finally:
+        os.kill(maker, signal.SIGKILL)
+        os.waitpid(maker, 0)
+        os.close(ready)
+    return told
+
+
+def _become_nobody(where: Path) -> None:
+    os.setgroups([])
+    os.setresgid(65534, 65534, 65534)
+    os.setresuid(65534, 65534, 65534)
+    os.chdir(where)
 
 
 def _copy(source: str, target: str) -> None:
@@ -122,5 +285,34 @@ def _copy(source: str, target: str) -> None:
     mode = os.lstat(source).st_mode
     if stat.S_ISFIFO(mode):
         os.mkfifo(target)
-    elif not stat.S_ISSOCK(mode):
+    elif stat.S_ISSOCK(mode):
+        os.mknod(target, mode)
+    else:
         shutil.copy2(source, target, follow_symlinks=False)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="makes a pid namespace")
+def test_sockets_remember_processes_that_do_not_exist_yet() -> None:
+    """SO_PEERCRED and SCM_CREDENTIALS name the saved processes and users, though it is another one that connects."""
+    script = """
+import ctypes, os, socket, struct
+from trapline.platform import restore_files
+from trapline.sentry.state.files import Message, Socket, SocketFile
+from trapline.sentry.state.records import Image
+
+assert ctypes.CDLL(None).unshare(0x20000000) == 0  # CLONE_NEWPID
+child = os.fork()
+if child:
+    os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+one = Socket(1, 1, peer=2, state="connected", credentials=(300, 7, 8))
+two = Socket(1, 1, peer=1, state="connected", credentials=(500, 0, 0))
+two.options, two.queue = [(1, 16, struct.pack("i", 1))], [Message(b"hi", credentials=(4000, 5, 6))]
+pool = restore_files.open_pool(Image(files={1: SocketFile(), 2: SocketFile()}, sockets={1: one, 2: two}), 100)
+ends = [socket.socket(fileno=pool[key]) for key in (1, 2)]
+found = [struct.unpack("3i", end.getsockopt(1, socket.SO_PEERCRED, 12)) for end in ends]
+data, ((_, _, sender),), _, _ = ends[1].recvmsg(10, 100)
+print([*found, data, struct.unpack("3i", sender)], flush=True)
+os._exit(0)
+"""
+    done = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "[(300, 7, 8), (500, 0, 0), b'hi', (4000, 5, 6)]\n", done.stderr
