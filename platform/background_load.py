@@ -53,6 +53,8 @@ class BackgroundLoad:
         """A userfaultfd for the address space of a process that is being made. `device`: its descriptor of
         /dev/userfaultfd, -1 for none. None where the host does not let us have one; that is said once. OSError; Gone.
         """
+        if "userfaultfd" in self._session.options.without:
+            self._no(0)
         if self._refused:
             return None
         made, *other = leader.run(
@@ -80,11 +82,10 @@ class BackgroundLoad:
         return uffd
 
     def _no(self, number: int) -> None:
+        if not self._refused:
+            reason = os.strerror(number) if number else "switched off"
+            say(f"trapline: --background: memory is loaded first, there is no userfaultfd for it ({reason})")
         self._refused = True
-        say(
-            f"trapline: --background: memory is loaded first, since the host gives us no userfaultfd for it: "
-            f"{os.strerror(number)}"
-        )
 
     def begin(self, uffd: Userfaultfd, space: AddressSpace, runs: Sequence[PageRun]) -> None:
         """The space is mapped now; these runs of `split` are to come. OSError."""
