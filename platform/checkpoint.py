@@ -132,6 +132,7 @@ class Save:
         self._state = b""
         self._facts = Manifest()
         self._host_of: dict[int, int] = {}  # by tgid: a living thread's
+        self._probed: dict[int, tuple[int, int]] = {}
         self._captured: capture_files.Captured | None = None
         self._collector: Collector | None = None
         self._memory: MemorySave | None = None
@@ -197,6 +198,7 @@ class Save:
             image.processes.append(record)
             living.append(group)
             self._host_of[group.tgid] = next(self._engine.by_tid[thread.tid].host for thread in record.threads)
+        self._probed = capture.probed
         hosts = list(self._host_of.values())
         spaces, places = sharing(hosts, KCMP_VM), sharing(hosts, KCMP_FS)
         for record in image.processes:
@@ -241,9 +243,8 @@ class Save:
                 t = self._engine.tracees[self._host_of[record.tgid]]
                 base = self._kernel.state.groups[record.tgid].vdso
                 at = vdso.image.trampoline(base) if vdso is not None and base and not t.listening else 0
-                if t.holding is not None:
-                    at = 0  # inside its vfork, where no other call can be made
-                image.spaces[record.space] = self._memory.add(record.space, t, at, record.tgid)
+                probed = self._probed.get(record.tgid)
+                image.spaces[record.space] = self._memory.add(record.space, t, at, record.tgid, probed)
 
     def _refuse(self, text: str) -> None:
         if not self._spec.drop:
@@ -254,7 +255,8 @@ class Save:
         image = self.image
         processes = [(host, tgid) for tgid, host in self._host_of.items()]
         root = f"/proc/{self._session.sandbox.init_pid}/root"
-        found = self._captured = capture_files.capture(processes, root, clocks=self._kernel.keeper)
+        cancelled = self._engine.wall.timerfds.cancelled if self._engine.wall is not None else None
+        found = self._captured = capture_files.capture(processes, root, clocks=self._kernel.keeper, cancelled=cancelled)
         for text in found.unsavable:
             self._refuse(text)
         self.notes += found.notes

@@ -14,6 +14,7 @@ from trapline.platform import features, guest_start, namespaces, seed, state_dir
 from trapline.platform.restored_image import RestoredImage
 from trapline.sentry.options import ContainerOptions, DoOptions
 from trapline.sentry.state.unusable import UnusableImage
+from trapline.sentry.syscalls import sys_rusage
 
 if TYPE_CHECKING:
     from trapline.platform.caller_terminal import CallerTerminal
@@ -29,6 +30,7 @@ class RestoredSandbox:
         self._options = options
         self._loaded = loaded
         self._background = background
+        sys_rusage.own()
         self._launch = guest_start.Launch(options, bool(features.Features(options.without).wait_killable_recv))
 
     def start(self, entry: state_dir.Entry, terminal: CallerTerminal | None) -> namespaces.Setup:
@@ -99,7 +101,7 @@ def _open(loaded: RestoredImage) -> seed.Pool:
         shared[f"pages:{index}"] = fd
     shared = {key: fcntl.fcntl(fd, fcntl.F_DUPFD, base) for key, fd in shared.items()}
     known = {key: shared[f"{key}/w"] for key in image.shared if f"{key}/w" in shared}
-    files = restore_files.open_pool(image, base, shared=known, ghosts=loaded.open_ghost)
+    files = restore_files.open_pool(image, base, shared=known, ghosts=loaded.open_ghost, clocks=loaded.seed_clocks())
     mapped = restore_shared.open_mapped(image, known)
     shared |= {key: fcntl.fcntl(fd, fcntl.F_DUPFD, base) for key, fd in mapped.items()}
     return seed.Pool(base, files, shared)

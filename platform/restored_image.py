@@ -10,7 +10,7 @@ from trapline.platform import restored_clocks
 from trapline.platform.own_state import SavedOwn
 from trapline.platform.vdso_image import VdsoImage
 from trapline.sentry.options import DoOptions
-from trapline.sentry.state import codec, image_check
+from trapline.sentry.state import codec, cpu_features, image_check
 from trapline.sentry.state.image_reader import ImageReader
 from trapline.sentry.state.records import PageRun
 from trapline.sentry.state.unusable import UnusableImage
@@ -37,6 +37,9 @@ class RestoredImage:
         try:
             self.kernel, self.image = image_check.check(self.reader)
             manifest = self.reader.manifest
+            lacking = cpu_features.problem(manifest.cpu_flags)
+            if lacking:
+                raise UnusableImage(f"{path}: {lacking}")
             try:
                 self.options = codec.typed(manifest.options, DoOptions)
             except codec.Malformed as error:
@@ -97,6 +100,10 @@ class RestoredImage:
     def of(self, owner: str) -> list[PageRun]:
         """The pages of an address space or shared object."""
         return [run for run in self.runs if run.owner == owner]
+
+    def seed_clocks(self) -> restored_clocks.SeedClocks:
+        """For the seed, whose clocks are the sandbox's but for a wall clock that was set."""
+        return restored_clocks.SeedClocks(self.kernel.clock)
 
     def vdso_image(self) -> VdsoImage:
         """Guests' own, with this host's facts. OSError; ValueError."""

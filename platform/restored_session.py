@@ -29,6 +29,7 @@ from trapline.platform.seed import Ready
 from trapline.platform.session import Session
 from trapline.platform.tracee import Tracee
 from trapline.platform.vdso_image import VdsoImage
+from trapline.platform.wall_clock import WallClock
 from trapline.sentry.kernel import signal_lend
 from trapline.sentry.kernel.signal_send import deliverable
 from trapline.sentry.kernel.state import KernelState
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from trapline.sentry.options import DoOptions
 
 _EXIT_GROUP, _CLOSE, _CLOSE_RANGE, _MUNMAP = 231, 3, 436, 11
+_PRCTL, _PR_SET_DUMPABLE = 157, 4
 _ALL_BUT_TRAP = pt.U64 & ~(1 << signal.SIGTRAP - 1)
 
 
@@ -231,6 +233,7 @@ class RestoredSession(Session):
         threads = restore_tasks.make_threads(leader, record)
         group_host = leader.host
         engine.earlier_of_group[record.tgid] = record.cpu, record.user
+        engine.earlier_of_children[record.tgid] = group.reaped
         for thread in record.threads:
             engine.earlier[thread.tid] = thread.cpu, thread.user
         if record.leader_ended:
@@ -242,6 +245,9 @@ class RestoredSession(Session):
             pt.set_sigmask(made.host, _ALL_BUT_TRAP)
             made.run(restore_tasks.thread_calls(thread) + restore_tasks.signal_calls(record, thread))
             restore_tasks.schedule(made.host, thread, allowed)
+        dumpable = image.spaces[record.space].dumpable
+        if dumpable < 2:
+            leader.run([(_PRCTL, _PR_SET_DUMPABLE, dumpable, 0, 0, 0)])  # a change of user takes it away
         leader.run(restore_tasks.disposition_calls(group.actions))
         restore_tasks.set_limits(leader.host, record)
         listening = isinstance(engine, SeccompEngine)
@@ -305,6 +311,9 @@ class RestoredSession(Session):
         """Tasks and state are there: time goes on, and what was pending is delivered."""
         for listener in self._listeners:
             self.pump.listen(listener)
+        if self.kernel.state.clock.realtime_delta:
+            self.engine.wall = WallClock(self.engine)
+            self.engine.wall.watch_all()
         self.kernel.clocks.resume()
         for t in guests:
             task = t.task
