@@ -112,6 +112,7 @@ class BackgroundLoad:
         if loader.done:
             session.log.info(f"memory is loaded: {loader.loaded} bytes, {loader.faults} of its pages were waited for")
             self.close()
+            session.loading = None
             session.attempts.loaded()
 
     def close(self) -> None:

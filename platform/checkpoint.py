@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 #: How long tasks may take to come to rest where no other limit is given, s.
 _PATIENCE = 30.0
+#: How often to tell of loading, s.
+_PROGRESS = 0.1
 
 
 class Checkpointer:
@@ -63,11 +65,13 @@ class Checkpointer:
         except (CannotWrite, UnusableImage) as error:
             raise Refused(str(error)) from None
         quiescence = Quiescence(self._session)
+        paused = time.monotonic()
         result = CheckpointResult(image_path=spec.image_path)
         done = 0.0
         with writer:
             try:
                 with trio.fail_after(deadline):
+                    await self._await_memory(report)
                     paused = time.monotonic()
                     report(0, 0, "stopping")
                     await quiescence.begin(min(deadline, _PATIENCE))
@@ -104,6 +108,14 @@ class Checkpointer:
         result.pause_ms = (done - paused) * 1000
         result.seconds = time.monotonic() - began
         return result
+
+    async def _await_memory(self, report: Report) -> None:
+        """All that the sandbox was restored with is to be there."""
+        loader = self._session.loading
+        if loader is None:
+            return
+        while not await trio.to_thread.run_sync(loader.wait, _PROGRESS, abandon_on_cancel=True):
+            report(loader.loaded, loader.total, "loading")
 
     def _end(self) -> None:
         """Kill all: none of them executes another instruction when it is let go."""

@@ -154,8 +154,9 @@ class Loader:
         try:
             target()
         except BaseException as error:
-            self._say(f"loading memory failed: {type(error).__name__}: {error}; the sandbox ends")
+            self._say(f"memory cannot be loaded: {type(error).__name__}: {error}; the sandbox ends")
             self._broken()
+            self._complete.set()  # nobody is to wait for ever
             raise
 
     def _say(self, text: str) -> None:

@@ -78,6 +78,9 @@ class RestoredSession(Session):
             from trapline.platform.background_load import BackgroundLoad
 
             self._background = BackgroundLoad(self, loaded)
+            self.loading = self._background.loader
+            if self.engine.cores is not None:
+                self.engine.cores.load = self.loading.wait
 
     # -- what is otherwise than in a new sandbox
     def _first_state(self) -> KernelState:

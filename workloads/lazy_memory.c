@@ -5,6 +5,9 @@
  *   fills so many pages, says "ready", and waits for a file "go" in the working directory (without -u); then all parts.
  *   -u  hands a userfaultfd for its memory to a socket, the content to a file, and is given both back by whoever answers
  *   -d  touches all pages once instead, and counts those that give SIGBUS
+ *   -c  ends by SIGABRT instead
+ * lazy_memory NUMBER -w
+ *   writes what the page of that number holds
  */
 #include "common.h"
 
@@ -334,6 +337,11 @@ int main(int count, char **words)
     pages = strtoul(words[1], NULL, 10);
     if (!pages)
         return 0;
+    if (count > 2 && !strcmp(words[2], "-w")) {
+        static char content[PAGE];
+        fill(content, pages);
+        return write(1, content, PAGE) != (ssize_t)PAGE;
+    }
     memory = mmap(NULL, pages * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     must(memory != MAP_FAILED, "mmap");
     for (unsigned long i = 0; i < pages; i++)
@@ -347,6 +355,11 @@ int main(int count, char **words)
         await_go();
     }
     if (count > next) {
+        if (!strcmp(words[next], "-c")) {
+            struct rlimit all = {RLIM_INFINITY, RLIM_INFINITY};
+            setrlimit(RLIMIT_CORE, &all);
+            abort();
+        }
         damaged();
         return 0;
     }

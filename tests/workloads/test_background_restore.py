@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from guests import until
 from harness import is_root, trapline_command, workload
 
 root = pytest.mark.skipif(not is_root(), reason="an ordinary user's memory is loaded first")
@@ -145,13 +146,29 @@ def damage(path: Path) -> None:
 def test_a_checkpoint_waits_until_all_is_loaded(place: Path, platform: str) -> None:
     saved = Place(place, platform)
     again = place / "second"
-    saved.detach()
-    done(place, "checkpoint", "--image-path", str(again), "again")
+    flags = ["--background", "--id=again", f"--pid-file={place / 'pid'}", "--image-path", str(saved.image)]
+    with subprocess.Popen(command(place, "restore", *flags), cwd=place, stdin=subprocess.DEVNULL):
+        until((place / "pid").exists, "the sandbox goes on")
+        done(place, "checkpoint", "--image-path", str(again), "again")
     done(place, "delete", "again")
     saved.image = again
     result = saved.restore()
     assert result.stdout.splitlines() == RIGHT and result.returncode == 0
     shutil.rmtree(again)
+
+
+@root
+def test_a_core_has_memory_that_was_on_its_way(place: Path, platform: str) -> None:
+    saved = Place(place, platform, words=("-c",))
+    (place / "cores").mkdir()
+    result = saved.restore("--background", f"--core-dir={place / 'cores'}")
+    assert result.returncode > 128, result  # SIGSEGV: nothing else ends pid 1
+    (core,) = (place / "cores").iterdir()
+    # Nothing of it was touched: all pages are there because the core waited for them.
+    assert core.stat().st_blocks * 512 > PAGES * PAGE
+    last = PAGES - 1
+    program = [workload("lazy_memory"), str(last), "-w"]
+    assert subprocess.run(program, capture_output=True, check=True).stdout in core.read_bytes()
 
 
 def test_wait_restore_ends_when_all_is_loaded(place: Path, platform: str) -> None:
