@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 #: How long tasks may take to come to rest where no other limit is given, s.
 _PATIENCE = 30.0
+#: How often whoever asked for a save is told how far it is, s.
+_TELL_EVERY = 0.1
 
 
 class Checkpointer:
@@ -76,13 +78,15 @@ class Checkpointer:
                     save = Save(self._session, writer, spec)
                     try:
                         save.capture()
-                        await save.write(report)
+                        self._session.pump.spawn(lambda: save.tell(report))
+                        await trio.to_thread.run_sync(save.copy)
                         if spec.leave_running:
                             quiescence.go_on()
                             done = time.monotonic()
                         await trio.to_thread.run_sync(save.finish)
                         await trio.to_thread.run_sync(save.commit)
                     finally:
+                        save.told.cancel()
                         save.close(at_rest=quiescence.active)
                 result.size = save.size
                 result.dropped = [printable(text) for text in save.dropped]
@@ -126,6 +130,7 @@ class Save:
         self._writer = writer
         self._spec = spec
         self.image = Image()
+        self.told = trio.CancelScope()
         self.dropped: list[str] = []
         self.notes: list[str] = []
         self.size = 0
@@ -277,11 +282,15 @@ class Save:
                 segment.huge = found.huge
 
     # -- pages and files
-    async def write(self, report: Report) -> None:
-        """Copy memory, in a thread of its own. CannotWrite; Unsavable; Gone."""
-        await trio.to_thread.run_sync(self._copy)
+    async def tell(self, report: Report) -> None:
+        """Until `told` is cancelled: how far it is."""
+        with self.told:
+            while True:
+                report(*self._writer.progress(), "writing")
+                await trio.sleep(_TELL_EVERY)
 
-    def _copy(self) -> None:
+    def copy(self) -> None:
+        """What has to be copied while all stand still, in any thread. CannotWrite; Unsavable; Gone."""
         image, writer = self.image, self._writer
         self.notes += own_state.save_files(self._session, writer)
         assert self._collector is not None and self._captured is not None
