@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
 #: How long tasks may take to come to rest where no other limit is given, s.
 _PATIENCE = 30.0
-#: How often to tell of loading, s.
-_PROGRESS = 0.1
+#: How often whoever asked for a save is told how far it is, s.
+_TELL_EVERY = 0.1
 
 
 class Checkpointer:
@@ -80,13 +80,15 @@ class Checkpointer:
                     save = Save(self._session, writer, spec)
                     try:
                         save.capture()
-                        await save.write(report)
+                        self._session.pump.spawn(lambda: save.tell(report))
+                        await trio.to_thread.run_sync(save.copy)
                         if spec.leave_running:
                             quiescence.go_on()
                             done = time.monotonic()
                         await trio.to_thread.run_sync(save.finish)
                         await trio.to_thread.run_sync(save.commit)
                     finally:
+                        save.told.cancel()
                         save.close(at_rest=quiescence.active)
                 result.size = save.size
                 result.dropped = [printable(text) for text in save.dropped]
@@ -114,7 +116,7 @@ class Checkpointer:
         loader = self._session.loading
         if loader is None:
             return
-        while not await trio.to_thread.run_sync(loader.wait, _PROGRESS, abandon_on_cancel=True):
+        while not await trio.to_thread.run_sync(loader.wait, _TELL_EVERY, abandon_on_cancel=True):
             report(loader.loaded, loader.total, "loading")
 
     def _end(self) -> None:
@@ -138,6 +140,7 @@ class Save:
         self._writer = writer
         self._spec = spec
         self.image = Image()
+        self.told = trio.CancelScope()
         self.dropped: list[str] = []
         self.notes: list[str] = []
         self.size = 0
@@ -289,11 +292,15 @@ class Save:
                 segment.huge = found.huge
 
     # -- pages and files
-    async def write(self, report: Report) -> None:
-        """Copy memory, in a thread of its own. CannotWrite; Unsavable; Gone."""
-        await trio.to_thread.run_sync(self._copy)
+    async def tell(self, report: Report) -> None:
+        """Until `told` is cancelled: how far it is."""
+        with self.told:
+            while True:
+                report(*self._writer.progress(), "writing")
+                await trio.sleep(_TELL_EVERY)
 
-    def _copy(self) -> None:
+    def copy(self) -> None:
+        """What has to be copied while all stand still, in any thread. CannotWrite; Unsavable; Gone."""
         image, writer = self.image, self._writer
         self.notes += own_state.save_files(self._session, writer)
         assert self._collector is not None and self._captured is not None

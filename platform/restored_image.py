@@ -18,7 +18,7 @@ from trapline.sentry.state.unusable import UnusableImage
 if TYPE_CHECKING:
     from trapline.sentry.kernel.state import ThreadGroup
 
-_CLONE_VM = 0x100
+_CLONE_VM, CLONE_FS, CLONE_FILES = 0x100, 0x200, 0x400
 
 
 class RestoredImage:
@@ -112,17 +112,24 @@ class RestoredImage:
         return self._vdso
 
     def clone_flags(self) -> dict[int, int]:
-        """By process: what it shares with its parent. UnusableImage for sharing that no clone could make."""
+        """By process: what it shares with its parent (clone(2)). UnusableImage where it has the memory of another."""
+        records = {record.tgid: record for record in self.image.processes}
         flags: dict[int, int] = {}
-        seen: dict[int, int] = {}
-        for record in self.image.processes:
-            if record.space < 0:
+        first: dict[int, int] = {}
+        for record in records.values():
+            if record.zombie >= 0:
                 continue
-            if record.space in seen:
-                if record.parent != seen[record.space]:
-                    raise UnusableImage(f"process {record.tgid} shares memory with one that is not its parent")
-                flags[record.tgid] = _CLONE_VM
-            seen.setdefault(record.space, record.tgid)
+            parent = records.get(record.parent)
+            found = 0
+            if parent is not None and parent.zombie < 0:
+                found = (
+                    (_CLONE_VM if parent.space == record.space else 0)
+                    | (CLONE_FILES if parent.table == record.table else 0)
+                    | (CLONE_FS if parent.directory == record.directory else 0)
+                )
+            if not found & _CLONE_VM and first.setdefault(record.space, record.tgid) != record.tgid:
+                raise UnusableImage(f"process {record.tgid} has the memory of one that is not its parent")
+            flags[record.tgid] = found
         return flags
 
     def syscall_instruction(self, group: ThreadGroup) -> int:

@@ -11,7 +11,6 @@ import msgspec
 from trapline.platform import (
     injection,
     pokes,
-    restore_files,
     restore_ipc,
     restore_memory,
     restore_shared,
@@ -23,6 +22,7 @@ from trapline.platform.injection import Injection, Workspace, await_trap
 from trapline.platform.namespaces import SetupError
 from trapline.platform.notifications import Listener
 from trapline.platform.page_check import PageCheck
+from trapline.platform.restore_sharing import Sharing
 from trapline.platform.restore_tree import Tree, kill_all
 from trapline.platform.seccomp import SeccompEngine
 from trapline.platform.seed import Ready
@@ -70,6 +70,7 @@ class RestoredSession(Session):
         #: Pages that are loaded first, though others come later.
         self._loaded_now = [run for run in loaded.runs if run.owner in loaded.image.shared] if background else []
         self._ready = Ready(0, {}, 0, {}, {})  # what the seed tells
+        self._flags: dict[int, int] = {}  # by which each process was cloned
         self._users: dict[int, int] = {}  # of each address space: processes that have still to be made
         self._listeners: list[Listener] = []
         super().__init__(options, sandbox, features, launch=launch)
@@ -128,8 +129,8 @@ class RestoredSession(Session):
             raise SetupError(f"the first process cannot be traced: {error}") from None
         root = Injection(host, Workspace(self._ready.base))
         tree = Tree(self.kernel.state, root, self.kernel.state.root_tgid if self.sandbox.is_init else 1)
-        tree.flags = self.loaded.clone_flags()
         try:
+            tree.flags = self._flags = self.loaded.clone_flags()
             tree.build()
             self._fill(tree.at)
         except UnusableImage as error:
@@ -146,11 +147,12 @@ class RestoredSession(Session):
 
     # -- processes
     def _fill(self, at: dict[int, Injection]) -> None:
-        image = self.loaded.image
+        loaded = self.loaded
+        image = loaded.image
         living = [record for record in image.processes if record.zombie < 0]
         self._load(at, living)
         guests: list[tuple[Tracee, ThreadRecord]] = []
-        # A child that shares its parent's memory comes first: the last of them unmaps the workspace.
+        self._sharing = Sharing(loaded, self._ready, self._flags, living)
         for record in reversed(living):
             guests += self._one(at[record.tgid], record)
         for record in image.processes:
@@ -228,11 +230,8 @@ class RestoredSession(Session):
     def _one(self, leader: Injection, record: ProcessRecord) -> list[tuple[Tracee, ThreadRecord]]:
         loaded, engine, state, ready = self.loaded, self.engine, self.kernel.state, self._ready
         image, group = loaded.image, state.groups[record.tgid]
-        leader.run([(_CLOSE_RANGE, 0, ready.first - 1, 0)])
         leader.run(restore_ipc.marks(image.ipc, record.tgid))
-        leader.run(restore_tasks.directory_calls(image.directories[record.directory]))
-        leader.run(restore_files.place(image, record.table, ready.pool))
-        leader.run([(_CLOSE_RANGE, ready.first, 0xFFFFFFFF, 0)])
+        self._sharing.own_directories_and_descriptors(leader, record)
         threads = restore_tasks.make_threads(leader, record)
         group_host = leader.host
         engine.earlier_of_group[record.tgid] = record.cpu, record.user
