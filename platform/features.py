@@ -247,9 +247,19 @@ def _cgroup_freezer() -> Answer:
 
 
 def _userfaultfd() -> Answer:
-    if os.access("/dev/userfaultfd", os.R_OK | os.W_OK):
-        return True, "/dev/userfaultfd"
-    return read_sysctl("vm/unprivileged_userfaultfd") == "1", "/dev/userfaultfd is missing or closed"
+    from trapline.platform import userfaultfd
+
+    try:
+        made = userfaultfd.Userfaultfd(calls.syscall("userfaultfd", userfaultfd.SYS_USERFAULTFD, userfaultfd.FLAGS))
+    except OSError as error:
+        return False, error.strerror or ""
+    try:
+        made.begin()
+    except OSError as error:
+        return False, f"{error.strerror}, messages of forks need CAP_SYS_PTRACE"
+    finally:
+        made.close()
+    return True, ""
 
 
 _ADDFD = struct.pack("QIIII", 0xFFFFFFFFFFFFFFFF, 0, 2, 0, 0)
@@ -381,7 +391,7 @@ FEATURES: dict[str, Feature] = {
             "userfaultfd",
             "restoring memory in the background",
             "loading all memory first",
-            "give access to /dev/userfaultfd",
+            "restore as root, on kernel 4.11 or later",
             _userfaultfd,
         ),
         Feature(

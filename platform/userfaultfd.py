@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import resource
 import struct
 from collections.abc import Iterator
 
@@ -127,6 +128,20 @@ class Userfaultfd:
                 data = os.read(self.fd, _AT_ONCE)
             except BlockingIOError:
                 return
+            except OSError as error:
+                # The message of a fork is kept until there is a descriptor for it.
+                if error.errno == errno.EMFILE and _more_descriptors():
+                    continue
+                raise
             yield from _MESSAGE.iter_unpack(data)
             if len(data) < _AT_ONCE:
                 return
+
+
+def _more_descriptors() -> bool:
+    """Raise our own limit; False where it is the highest already."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == hard:
+        return False
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(2 * soft, hard), hard))
+    return True

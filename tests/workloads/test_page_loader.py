@@ -6,6 +6,7 @@ from __future__ import annotations
 import array
 import os
 import random
+import resource
 import socket
 import struct
 import subprocess
@@ -125,6 +126,23 @@ def test_all_that_changes_memory_is_right_while_it_is_loaded(native: list[str], 
         found.go()
         assert found.lines() == native
         assert not found.broken and not found.loader.errors
+
+
+def test_forks_get_descriptors_beyond_our_own_limit(native: list[str]) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with program() as found:
+        found.add()
+        last = max(map(int, os.listdir("/proc/self/fd")))
+        spare = [os.dup(0) for _ in range(last)]
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (max(spare) + 1, hard))
+            found.go()
+            assert found.lines() == native and not found.broken
+            assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > max(spare) + 1
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            for fd in spare:
+                os.close(fd)
 
 
 def test_it_ends_when_all_is_loaded_and_nothing_is_left_of_it() -> None:
