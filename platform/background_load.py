@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from trapline.platform.restored_image import RestoredImage
     from trapline.platform.session import Session
 
-_IOCTL, _CLOSE = 16, 3
+_CLOSE = 3
 #: Fewer bytes of pages in a mapping are not worth a fault.
 _LEAST = 256 << 10
 #: VmFlags of what is loaded first: it grows down, is locked, sealed, or is another memory in a child.
@@ -49,30 +49,23 @@ class BackgroundLoad:
             pass  # it has ended
 
     # -- under construction
-    def open(self, leader: Injection, device: int) -> Userfaultfd | None:
-        """A userfaultfd for the address space of a process that is being made. `device`: its descriptor of
-        /dev/userfaultfd, -1 for none. None where the host does not let us have one; that is said once. OSError; Gone.
-        """
+    def open(self, leader: Injection) -> Userfaultfd | None:
+        """A userfaultfd for the address space of a process that is being made. None where the host does not let us have
+        one; that is said once. OSError; Gone."""
         if "userfaultfd" in self._session.options.without:
             self._no(0)
         if self._refused:
             return None
-        made, *other = leader.run(
-            [
-                Try((uf.SYS_USERFAULTFD, uf.FLAGS)),
-                *([Try((_IOCTL, device, uf.USERFAULTFD_IOC_NEW, uf.FLAGS))] if device >= 0 else []),
-            ]
-        )
-        numbers = [number for number in (made, *other) if number >= 0]
-        if not numbers:
-            self._no(-made)
+        (number,) = leader.run([Try((uf.SYS_USERFAULTFD, uf.FLAGS))])
+        if number < 0:
+            self._no(-number)
             return None
         pidfd = os.pidfd_open(leader.host)
         try:
-            uffd = Userfaultfd(duplicate(pidfd, numbers[0]))
+            uffd = Userfaultfd(duplicate(pidfd, number))
         finally:
             os.close(pidfd)
-            leader.run([(_CLOSE, number) for number in numbers])
+            leader.run([(_CLOSE, number)])
         try:
             uffd.begin()
         except OSError as error:

@@ -37,8 +37,6 @@ class RestoredSandbox:
         loaded = self._loaded
         try:
             loaded.open_pages()
-            if self._background:
-                loaded.open_device()
             vdso = loaded.vdso_image()
         except (OSError, ValueError) as error:
             raise namespaces.SetupError(f"the image cannot be loaded: {error}") from None
@@ -54,7 +52,7 @@ class RestoredSandbox:
             hostname=self._options.hostname,
             monotonic_start=loaded.clocks.monotonic,
             boottime_start=loaded.clocks.boottime,
-            keep=[*loaded.pages, *loaded.devices.values(), vdso.descriptor, *loaded.handles(), *own.keep],
+            keep=[*loaded.pages, vdso.descriptor, *loaded.handles(), *own.keep],
             is_init=loaded.is_init,
             keep_capabilities=True,
             saved=own.files,
@@ -96,7 +94,7 @@ def _open(loaded: RestoredImage) -> seed.Pool:
             view, offset = view[count:], offset + count
 
     objects = restore_shared.open_shared(image, loaded.runs, read)
-    shared = {"vdso": loaded.vdso_image().descriptor, **loaded.devices, **objects}
+    shared = {"vdso": loaded.vdso_image().descriptor, **objects}
     for index, fd in enumerate(loaded.pages):
         shared[f"pages:{index}"] = fd
     shared = {key: fcntl.fcntl(fd, fcntl.F_DUPFD, base) for key, fd in shared.items()}

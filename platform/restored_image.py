@@ -28,8 +28,6 @@ class RestoredImage:
         self.reader = ImageReader(path)
         #: Descriptors of pages, uncompressed: by `PageRun.image`.
         self.pages: list[int] = []
-        #: A descriptor of /dev/userfaultfd under its key in the pool, where there is one.
-        self.devices: dict[str, int] = {}
         self._own: list[int] = []
         self._ghosts: dict[str, BinaryIO] = {}
         self._vdso: VdsoImage | None = None
@@ -65,15 +63,6 @@ class RestoredImage:
             self._own.append(fd)
             self.pages.append(fd)
             self._decompress(reader, fd)
-
-    def open_device(self) -> None:
-        """Make `devices`: what whoever may not make a userfaultfd otherwise can make one from (Linux 6.1)."""
-        try:
-            fd = os.open("/dev/userfaultfd", os.O_RDWR | os.O_CLOEXEC)
-        except OSError:
-            return  # the call itself may do
-        self._own.append(fd)
-        self.devices["userfaultfd"] = fd
 
     @staticmethod
     def _decompress(reader: ImageReader, fd: int) -> None:

@@ -214,7 +214,7 @@ class RestoredSession(Session):
         from trapline.platform.background_load import split
 
         now, later = split(space, runs)
-        uffd = background.open(leader, self._ready.shared.get("userfaultfd", -1)) if later else None
+        uffd = background.open(leader) if later else None
         if uffd is None:
             self._loaded_now += runs
             return None, runs

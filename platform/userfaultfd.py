@@ -16,9 +16,9 @@ from collections.abc import Iterator
 from trapline.platform.guest_memory import PAGE
 
 SYS_USERFAULTFD = 323
+#: Without UFFD_USER_MODE_ONLY: the host's own accesses wait too. That takes CAP_SYS_PTRACE, as the messages of forks
+#: do, so /dev/userfaultfd would help nobody.
 FLAGS = os.O_CLOEXEC | os.O_NONBLOCK
-#: On a descriptor of /dev/userfaultfd: makes one, with FLAGS for its argument.
-USERFAULTFD_IOC_NEW = 0xAA00
 _API, _REGISTER, _COPY, _ZEROPAGE, _WAKE, _POISON = (
     0xC018AA3F, 0xC020AA00, 0xC028AA03, 0xC020AA04, 0x8010AA02, 0xC020AA08,
 )  # fmt: skip
