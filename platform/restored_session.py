@@ -24,6 +24,7 @@ from trapline.platform.namespaces import SetupError
 from trapline.platform.notifications import Listener
 from trapline.platform.page_check import PageCheck
 from trapline.platform.restore_tree import Tree, kill_all
+from trapline.platform.restore_ttys import Ttys
 from trapline.platform.seccomp import SeccompEngine
 from trapline.platform.seed import Ready
 from trapline.platform.session import Session
@@ -114,8 +115,11 @@ class RestoredSession(Session):
         root = Injection(host, Workspace(self._ready.base))
         tree = Tree(self.kernel.state, root, self.kernel.state.root_tgid if self.sandbox.is_init else 1)
         tree.flags = self.loaded.clone_flags()
+        ttys = Ttys(self.kernel.state, self.loaded.image, self._ready.pool)
+        tree.on_session = ttys.lead
         try:
             tree.build()
+            ttys.finish(tree.at)
             self._fill(tree.at)
         except UnusableImage as error:
             kill_all(tree.at)
