@@ -21,6 +21,7 @@ from trapline.platform.memory_save import MemorySave
 from trapline.platform.quiesce import Quiescence, TookTooLong
 from trapline.platform.task_relations import KCMP_FS, KCMP_VM, sharing
 from trapline.sentry.control.interface import CheckpointResult, CheckpointSpec, Refused, Report
+from trapline.sentry.kernel import tty
 from trapline.sentry.kernel.state import KernelState
 from trapline.sentry.protocol import Gone
 from trapline.sentry.state import codec
@@ -209,6 +210,7 @@ class Save:
             if group.exit_status >= 0:
                 image.processes.append(capture.zombie(group))
                 continue
+            tty.of_group(self._kernel, group)  # so that the state has what was acquired without a trap
             record = capture.process(group)
             image.processes.append(record)
             living.append(group)

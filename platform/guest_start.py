@@ -10,7 +10,7 @@ import errno
 import os
 import resource
 import socket
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from trapline.platform import bpf
 from trapline.platform import setup_calls as calls
@@ -18,6 +18,9 @@ from trapline.platform.first_processes import GuestMain
 from trapline.platform.notifications import install_filter
 from trapline.sentry.options import DoOptions
 from trapline.sentry.syscalls import registry
+
+if TYPE_CHECKING:
+    from trapline.platform.checkpoint_marker import Marker
 
 NOT_FOUND, NOT_EXECUTABLE = 127, 126
 
@@ -36,6 +39,11 @@ class Launch:
         self.options = options
         self.notifications = options.platform == "seccomp"
         self.killable = killable
+        self.marker: Marker | None = None
+        if options.checkpoint_at_marker is not None:
+            from trapline.platform.checkpoint_marker import Marker
+
+            self.marker = Marker(options.checkpoint_at_marker)
         self.program = bpf.build(registry.effective_table(), options.platform)
         self.environment = options.environment(dict(os.environb))
 

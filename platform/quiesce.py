@@ -186,6 +186,7 @@ class Quiescence:
         engine = self._engine
         engine.resume = self._resume  # type: ignore[method-assign]
         self._pump.go_on()
+        self._listen_again()
         resting, self.at_rest = self.at_rest, {}
         for t in resting.values():
             try:
@@ -197,6 +198,17 @@ class Quiescence:
         self._settled.set()
         while self._pump.walk():
             pass
+
+    def _listen_again(self) -> None:
+        """Those in a job-control stop that were brought to a stop where they can be looked at (capture_tasks.py): left
+        there, they would never see their SIGCONT."""
+        unserved = {host for host, _, _ in self._engine.deferred}
+        for host, t in self._engine.tracees.items():
+            if t.listening and host not in unserved:
+                try:
+                    pt.call(pt.PTRACE_LISTEN, host)
+                except (Gone, OSError):
+                    pass  # it listens still, or is dead
 
 
 def _is_dead(host: int) -> bool:

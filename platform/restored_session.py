@@ -24,6 +24,7 @@ from trapline.platform.notifications import Listener
 from trapline.platform.page_check import PageCheck
 from trapline.platform.restore_sharing import Sharing
 from trapline.platform.restore_tree import Tree, kill_all
+from trapline.platform.restore_ttys import Ttys
 from trapline.platform.seccomp import SeccompEngine
 from trapline.platform.seed import Ready
 from trapline.platform.session import Session
@@ -129,9 +130,12 @@ class RestoredSession(Session):
             raise SetupError(f"the first process cannot be traced: {error}") from None
         root = Injection(host, Workspace(self._ready.base))
         tree = Tree(self.kernel.state, root, self.kernel.state.root_tgid if self.sandbox.is_init else 1)
+        ttys = Ttys(self.kernel.state, self.loaded.image, self._ready.pool)
+        tree.on_session = ttys.lead
         try:
             tree.flags = self._flags = self.loaded.clone_flags()
             tree.build()
+            ttys.finish(tree.at)
             self._fill(tree.at)
         except UnusableImage as error:
             kill_all(tree.at)

@@ -138,14 +138,16 @@ class Session:
             from trapline.platform.core_dump import CoreDumper
 
             self.engine.cores = CoreDumper(options.core_dir)
-        #: Where programs inside ask for checkpoints.
         #: What keeps account of writes since the last checkpoint.
         self.incremental: Incremental | None = None
+        #: Where programs inside ask for checkpoints.
         self.checkpoint_file: CheckpointFile | None = None
         if options.checkpoint_dir is not None:
             from trapline.platform.checkpoint_file import CheckpointFile
 
             self.checkpoint_file = CheckpointFile(self, options.checkpoint_dir)
+        if self.launch.marker is not None:
+            self.launch.marker.attach(self)
         self.recorder = None
         if options.stats or options.stats_json:
             from trapline.platform.stats import Recorder

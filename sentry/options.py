@@ -76,6 +76,7 @@ class DoOptions(msgspec.Struct):
     record: str | None = None  # asciicast file of it
     record_input: bool = False  # with what is typed
     clock_rate: tuple[int, int] = (1, 1)  # sandbox time per host time, for tests
+    checkpoint_at_marker: str | None = None  # for tests: DIR or DIR:kill (platform/checkpoint_marker.py)
     strace: StraceOptions | None = None
     without: set[str] = set()  # features of the host not to be used, for tests (platform/features.py)
     checkpoint_dir: str | None = None  # where checkpoints go that programs inside ask for; None: they cannot

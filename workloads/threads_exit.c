@@ -12,6 +12,12 @@ static void *exit_group_later(void *argument)
     _exit((int)(long)argument);
 }
 
+static void *exit_group_when_told(void *argument)
+{
+    gate_wait(*(struct gate *)argument);
+    _exit(7);
+}
+
 static void *thread_exit_later(void *argument)
 {
     sleep_ms(30);
@@ -78,15 +84,18 @@ static void start_all(struct gate *gate)
 
 static void leaders(void)
 {
+    struct gate gate = gate_new();
     pthread_t thread;
     int status;
     pid_t child = fork_or_die();
     if (child == 0) {
-        pthread_create(&thread, NULL, exit_group_later, (void *)7);
+        pthread_create(&thread, NULL, exit_group_when_told, &gate);
         pthread_exit(NULL);
     }
     sleep_ms(10);
+    marker();
     say("the leader has ended, a thread lives: wait %d", waitpid(child, &status, WNOHANG));
+    gate_open(gate);
     say("the thread's exit_group(7): %s", status_text(reap(child)));
     child = fork_or_die();
     if (child == 0) {

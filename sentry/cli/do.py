@@ -74,6 +74,12 @@ def _directory(text: str) -> str:
     return path
 
 
+def _marker(text: str) -> str:
+    """DIR or DIR:kill."""
+    directory, colon, _ = text.partition(":kill")
+    return _directory(directory) + colon
+
+
 def _file(text: str) -> str:
     path = os.path.abspath(text)
     if os.path.isdir(path) or not os.path.isdir(os.path.dirname(path)):
@@ -200,6 +206,7 @@ FLAGS = (
     ),
     *STRACE_FLAGS,
     Flag("--clock-rate", "RATE", "Sandbox seconds per host second.", parse=_rate, hidden=True),
+    Flag("--checkpoint-at-marker", "DIR[:kill]", "Save at each marker call.", parse=_marker, hidden=True),
     Flag("--without", "FEATURE", "Do without something that the host offers.", repeat=True, hidden=True),
 )
 
@@ -246,6 +253,7 @@ def of_values(values: dict[str, Any], command: list[str]) -> DoOptions:
         record=values["record"],
         record_input=bool(values["record_input"]),
         clock_rate=values["clock_rate"] or (1, 1),
+        checkpoint_at_marker=values["checkpoint_at_marker"],
         without=without(values["without"]),
         **hooks(values),
     )

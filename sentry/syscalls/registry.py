@@ -12,7 +12,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, TypeVar
 
-from trapline.sentry.syscalls.table import TABLE, by_name, name_of
+from trapline.sentry.syscalls.table import TABLE, by_name, by_number, name_of
 from trapline.sentry.syscalls.table_types import Class, Support, Syscall
 
 Handler = Callable[..., Any]
@@ -161,10 +161,26 @@ def override(name: str, fn: Handler) -> Override:
     return Override(_row(name).nr, bind(name, fn))
 
 
+#: Rows that are not in the table, by number.
+_added: dict[int, Syscall] = {}
+
+
+def add(row: Syscall, fn: Handler) -> None:
+    """Serve a call that Linux does not have, in sandboxes that start from now on. TypeError as `bind`; ValueError for a
+    number of the table's."""
+    if by_number(row.nr) is not None:
+        raise ValueError(f"call {row.nr} is {name_of(row.nr)}")
+    _check_arity(row, fn)
+    code = _inner(fn)
+    handlers[row.nr] = fn, converter(row), code is not None and bool(code.co_flags & _CO_COROUTINE)
+    _added[row.nr] = row
+
+
 def effective_table(profile: str = "control") -> tuple[Syscall, ...]:
     """The table, in which a call that has a handler but is not the sentry's is now the sentry's, and one that may
-    wait arrives by a stop."""
-    return tuple([_effective(row, handlers[row.nr], profile) if row.nr in handlers else row for row in TABLE])
+    wait arrives by a stop; and what was added to it."""
+    rows = (*TABLE, *_added.values())
+    return tuple([_effective(row, handlers[row.nr], profile) if row.nr in handlers else row for row in rows])
 
 
 def _effective(row: Syscall, bound: Bound, profile: str) -> Syscall:

@@ -83,6 +83,18 @@ def test_a_sample(platform: str, kill: bool) -> None:
 UNPRIVILEGED = ("processes", "signals", "terminals", "job_control", "line_discipline")
 
 
+#: Workloads that make marker calls.
+MARKED = ("hostmade", "threads_exit")
+
+
+@forms
+@pytest.mark.parametrize("name", MARKED)
+def test_at_markers(platform: str, name: str, kill: bool) -> None:
+    loop = SaveLoop(platform, [workload(name)], SEED, kill=kill)
+    check((name,), loop, loop.at_markers())
+    assert loop.saves > 0
+
+
 @pytest.mark.long
 @forms
 @pytest.mark.parametrize("words", COMMANDS, ids="-".join)
