@@ -92,6 +92,8 @@ class Checkpointer:
             except (CannotWrite, TookTooLong, Unsavable) as error:
                 raise Refused(printable(str(error))) from None
             except Gone:
+                if self._session.pump.done:
+                    raise Refused("the sandbox has ended, before all of it was saved") from None
                 raise Refused("a task was killed during the save: try again") from None
             except OSError as error:
                 raise Refused(f"the save failed: {error.strerror or error}") from None

@@ -12,6 +12,8 @@ from harness import Result, native
 
 #: What becomes of the sandbox at each save.
 FORMS = ("resumed", "restored")
+#: What a checkpoint says of a sandbox that has ended meanwhile.
+_ENDED = (b"is not running", b"has ended", b"hung up")
 
 
 class SavedProgram:
@@ -52,8 +54,7 @@ class SavedProgram:
         done = self.boxes("checkpoint", "--no-fsync", "--image-path", str(image), *more, "box")
         if done.status:
             said = done.stderr
-            gone = b"is not running" in said or b"has ended" in said or b"hung up" in said or b"was killed" in said
-            assert gone and self._process.wait(60) is not None, done
+            assert any(word in said for word in _ENDED) and self._process.wait(60) is not None, done
             return False
         self.images += 1
         if form == "restored":
