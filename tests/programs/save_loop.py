@@ -1,0 +1,147 @@
+"""The save loop: a command that is saved while it runs, over and over, and either goes on or is killed and restored.
+
+What it prints must be what it prints natively. Saves come at random times that a seed decides, and at the marker calls
+that workloads make (workloads/common.h). A failure says the seed; TRAPLINE_SAVE_SEED repeats it.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from harness import Result, trapline_command
+
+from trapline.sentry.control.client import Client, ControlError
+
+NOBODY = 65534
+_AS_USER = Path(__file__).with_name("as_user.py")
+#: What a save may say of a task that was just killed by another; the sandbox goes on.
+_TRY_AGAIN = "try again"
+_KILLED = 137
+
+
+def seed_of_tests() -> int:
+    """A new one each time, unless one is to be repeated."""
+    return int(os.environ.get("TRAPLINE_SAVE_SEED") or secrets.randbelow(1_000_000))
+
+
+class SaveLoop:
+    """One command. `kill`: each save ends the sandbox, and it is restored; `user`: as this user of the host's."""
+
+    def __init__(self, platform: str, command: list[str], seed: int | str, *, kill: bool, user: int | None = None) -> None:
+        self.seed = seed
+        self.saves = 0
+        self._platform = platform
+        self._command = command
+        self.kill = kill
+        self._user = user
+        self._random = random.Random(seed)
+        self._place = Path(tempfile.mkdtemp(prefix="tl-loop-", dir="/var/tmp"))
+        self._state = self._place / "state"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    # -- the two ways
+    def at_random(self, most: int, span: float, limit: float = 120) -> Result:
+        """At most `most` saves, each up to `span` seconds after the one before; `limit` seconds for all of it."""
+        try:
+            self._start("do", "--", *self._command)
+            end = time.monotonic() + limit
+            while True:
+                wait = self._random.random() * span if self.saves < most else limit
+                status = self._ended(min(wait, end - time.monotonic()))
+                if status is not None:
+                    return self._result(status)
+                assert time.monotonic() < end, f"not done within {limit} s: {self._result(-1)}"
+                self._save()
+        finally:
+            self._clean()
+
+    def at_markers(self, limit: float = 120) -> Result:
+        """At each marker that the command makes."""
+        images = self._place / "images"
+        try:
+            images.mkdir()
+            more = ["--checkpoint-at-marker", f"{images}{':kill' if self.kill else ''}"]
+            self._start("do", *more, "--", *self._command)
+            end = time.monotonic() + limit
+            while True:
+                status = self._ended(end - time.monotonic())
+                assert status is not None, f"not done within {limit} s: {self._result(-1)}"
+                made = sorted(images.iterdir(), key=lambda path: int(path.name))
+                self.saves = int(made[-1].name) if made else 0
+                if not self.kill or status != _KILLED or not made:
+                    return self._result(status)
+                last = made[-1]
+                for old in made[:-1]:
+                    shutil.rmtree(old)
+                gone = self._place / "restored"
+                shutil.rmtree(gone, ignore_errors=True)
+                self._start("restore", "--image-path", str(last))
+                # Its name stays taken, so that what is there after the next save is a later one.
+        finally:
+            self._clean()
+
+    # -- parts
+    def _line(self, verb: str, *words: str) -> list[str]:
+        own = ["--root", str(self._state), "--platform", self._platform, verb, *words]
+        if self._user is None:
+            return trapline_command(*own)
+        for path in (self._place, *self._place.iterdir()):
+            os.chown(path, self._user, self._user)
+        return [sys.executable, str(_AS_USER), str(self._user), *own]
+
+    def _start(self, verb: str, *words: str) -> None:
+        line = self._line(verb, *words)
+        # Appended to, so that a restored one goes on where the one before stopped.
+        with open(self._place / "out", "ab") as out, open(self._place / "err", "ab") as err:
+            self._process = subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=out, stderr=err, cwd=self._place)
+
+    def _ended(self, seconds: float) -> int | None:
+        assert self._process is not None
+        try:
+            status = self._process.wait(max(0.0, seconds))
+        except subprocess.TimeoutExpired:
+            return None
+        return status if status >= 0 else 128 - status
+
+    def _save(self) -> None:
+        """Unless it is not served yet, or has ended meanwhile."""
+        served = list(self._state.glob("*/control.sock"))
+        if not served:
+            return
+        image = self._place / f"image-{self.saves}"
+        spec = {"image_path": str(image), "fsync": False, "leave_running": not self.kill}
+        try:
+            with Client(str(served[0].parent), 30) as client:
+                client.call("checkpoint", spec=spec)
+        except ControlError as error:
+            if str(error).endswith(_TRY_AGAIN):
+                return
+            # It may just be ending; if so it does within a moment, and otherwise this is what went wrong.
+            assert self._ended(10) is not None, f"save {self.saves}: {error}: {self._result(-1)}"
+            return
+        self.saves += 1
+        if self.kill:
+            assert self._ended(60) == _KILLED, self._result(-1)
+            self._start("restore", "--image-path", str(image))
+        shutil.rmtree(self._place / f"image-{self.saves - 2}", ignore_errors=True)
+
+    def _result(self, status: int) -> Result:
+        return Result(status, (self._place / "out").read_bytes(), (self._place / "err").read_bytes())
+
+    def _clean(self) -> None:
+        process = self._process
+        if process is not None and process.poll() is None:
+            process.kill()
+            process.wait()
+        if os.environ.get("TRAPLINE_SAVE_KEEP"):
+            sys.stderr.write(f"kept: {self._place}\n")
+        else:
+            shutil.rmtree(self._place, ignore_errors=True)

@@ -1,0 +1,99 @@
+"""The save loop over the workloads: saved and resumed, or killed and restored, over and over, they print what they print
+natively.
+
+A seed decides when; it is in the message of each failure, and TRAPLINE_SAVE_SEED=N repeats it. Without `-m long` only a
+few workloads that a seed draws are tried, within about half a minute for each platform.
+"""
+
+from __future__ import annotations
+
+import difflib
+import random
+import sys
+from pathlib import Path
+
+import pytest
+from harness import Result, is_root, oracle, workload
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "programs"))
+
+from save_loop import NOBODY, SaveLoop, seed_of_tests
+
+SEED = seed_of_tests()
+#: Commands, and how long a run of each may go on until the next save, in s: the shorter the run is, the less.
+COMMANDS = {
+    ("affinity",): 0.05, ("badptr",): 0.1, ("clocks",): 0.1, ("clone3",): 0.1, ("exec",): 0.1, ("frames",): 0.2,
+    ("group_stops",): 0.3, ("hostmade",): 0.1, ("job_control",): 0.3, ("jobs",): 0.1, ("killall",): 0.1,
+    ("limits", "processes", "wild", "files", "queue", "values"): 0.1, ("line_discipline",): 0.3, ("never_eintr",): 0.2,
+    ("orphans",): 0.1, ("pidreuse",): 0.2, ("processes",): 0.05, ("processes-static",): 0.05, ("procstatus",): 0.05,
+    ("siginfo",): 0.2, ("signalfd",): 0.2, ("signals",): 0.2, ("signals-musl",): 0.2, ("signals-nopie",): 0.2,
+    ("signals-static",): 0.2, ("terminals",): 0.3, ("threads_exit",): 0.2, ("threads_exit-musl-static",): 0.2,
+    ("timing",): 1.0, ("timing-musl",): 1.0, ("timing-static",): 1.0, ("waits",): 0.2, ("waits-musl",): 0.2,
+}  # fmt: skip
+MOST = 10  # saves in one run
+#: Programs of which not all lines can be the native ones after a restore: (program, how a line begins): why.
+RUSAGE = "what getrusage(2) and its like say of a restored process counts from the restore (docs/limits.md)"
+EXCUSED = {
+    ("waits", "wait4: cpu"): RUSAGE,
+    ("waits", "RUSAGE_"): RUSAGE,
+    ("waits", "times: "): RUSAGE,
+    ("waits", "waitid: ok, a grandchild's cpu"): RUSAGE,
+    ("siginfo", "times as in rusage"): RUSAGE,
+    ("siginfo", "a grandchild's time: in rusage"): RUSAGE,
+    ("timing", "cpu: process near thread"): RUSAGE,
+}
+
+
+def comparable(name: str, output: bytes, restored: bool) -> list[str]:
+    """The lines that must be the native ones."""
+    program = name.partition("-")[0]
+    starts = tuple(start for owner, start in EXCUSED if owner == program) if restored else ()
+    lines = output.decode(errors="replace").splitlines()
+    return [next((start for start in starts if line.startswith(start)), line) for line in lines]
+
+
+def check(words: tuple[str, ...], loop: SaveLoop, result: Result) -> None:
+    """Its output and status are the native ones; nobody complained."""
+    expected = oracle(workload(words[0]), *words[1:])
+    native, got = (comparable(words[0], r.stdout, loop.kill) for r in (expected, result))
+    story = f"TRAPLINE_SAVE_SEED={SEED}, {loop.saves} saves, status {result.status}, {result.stderr!r}"
+    assert native == got, "\n".join([story, *difflib.unified_diff(native, got, "native", "here", "", "", 1, "")])
+    assert (result.status, result.stderr) == (expected.status, expected.stderr), story
+
+
+def at_random(platform: str, words: tuple[str, ...], kill: bool, user: int | None = None) -> None:
+    """One command, saved at random times."""
+    seed = f"{SEED} {platform} {' '.join(words)} {kill} {user}"
+    loop = SaveLoop(platform, [workload(words[0]), *words[1:]], seed, kill=kill, user=user)
+    check(words, loop, loop.at_random(MOST, COMMANDS[words]))
+
+
+forms = pytest.mark.parametrize("kill", [False, True], ids=["resumed", "restored"])
+
+
+@forms
+def test_a_sample(platform: str, kill: bool) -> None:
+    """Of the workloads, other ones with each seed; one of them as an ordinary user."""
+    drawn = random.Random(f"{SEED} {platform} {kill}").sample(sorted(COMMANDS), 3)
+    for at, words in enumerate(drawn):
+        at_random(platform, words, kill, NOBODY if at == 0 and is_root() and words[0] in UNPRIVILEGED else None)
+
+
+#: What prints to ordinary users what it prints to root.
+UNPRIVILEGED = ("processes", "signals", "terminals", "job_control", "line_discipline")
+
+
+@pytest.mark.long
+@forms
+@pytest.mark.parametrize("words", COMMANDS, ids="-".join)
+def test_all(platform: str, words: tuple[str, ...], kill: bool) -> None:
+    at_random(platform, words, kill)
+
+
+@pytest.mark.long
+@forms
+@pytest.mark.parametrize("name", UNPRIVILEGED)
+def test_as_an_ordinary_user(platform: str, name: str, kill: bool) -> None:
+    if not is_root():
+        pytest.skip("all of these tests are")
+    at_random(platform, (name,), kill, NOBODY)
