@@ -21,6 +21,7 @@ from trapline.platform.memory_save import MemorySave
 from trapline.platform.quiesce import Quiescence, TookTooLong
 from trapline.platform.task_relations import KCMP_FS, KCMP_VM, sharing
 from trapline.sentry.control.interface import CheckpointResult, CheckpointSpec, Refused, Report
+from trapline.sentry.kernel import tty
 from trapline.sentry.kernel.state import KernelState
 from trapline.sentry.protocol import Gone
 from trapline.sentry.state import codec
@@ -208,6 +209,8 @@ class Save:
         image = self.image
         living: list[ThreadGroup] = []
         for group in state.groups.values():
+            if group.sid == group.tgid and group.exit_status < 0:
+                tty.of_group(self._kernel, group)  # one that it got without a trap is known from here on
             if group.exit_status >= 0:
                 image.processes.append(capture.zombie(group))
                 continue

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from trapline.platform import ptrace_calls as pt
 from trapline.platform.injection import Data, Injection, await_birth
@@ -66,6 +66,8 @@ class Tree:
         ids = {tid for group in state.groups.values() for tid in (group.tgid, group.pgid, group.sid, *group.threads)}
         self._used = ids
         self._spare = max(ids) + 1
+        #: Told of each leader of a session before it has children in that; see restore_sessions.py.
+        self.leads: Callable[[int, Injection], None] = lambda tgid, leader: None
         self.flags: dict[int, int] = {}  # clone flags besides, by id: who shares memory or descriptors with its parent
 
     def build(self) -> None:
@@ -91,6 +93,8 @@ class Tree:
         if leads and here != tgid:
             self.at[tgid].run([(_SETSID,)])
             self._session[tgid] = self._pgid[tgid] = tgid
+        if leads:
+            self.leads(tgid, self.at[tgid])
         for child in children:
             if child.tgid not in self.at and self._wanted(child) in (-1, self._session[tgid]):
                 self._make(tgid, child)

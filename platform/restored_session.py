@@ -23,6 +23,7 @@ from trapline.platform.namespaces import SetupError
 from trapline.platform.notifications import Listener
 from trapline.platform.page_check import PageCheck
 from trapline.platform.restore_sharing import Sharing
+from trapline.platform.restore_sessions import Sessions
 from trapline.platform.restore_tree import Tree, kill_all
 from trapline.platform.seccomp import SeccompEngine
 from trapline.platform.seed import Ready
@@ -44,7 +45,9 @@ if TYPE_CHECKING:
 
     from trapline.platform.background_load import BackgroundLoad
     from trapline.platform.guest_start import Launch
+    from trapline.platform.caller_terminal import CallerTerminal
     from trapline.platform.namespaces import Sandbox
+    from trapline.platform.own_terminal import OwnTerminal
     from trapline.platform.restored_image import RestoredImage
     from trapline.sentry.options import DoOptions
 
@@ -63,6 +66,8 @@ class RestoredSession(Session):
         features: ModuleType,
         loaded: RestoredImage,
         launch: Launch,
+        terminal: CallerTerminal | None,
+        own_terminal: OwnTerminal | None,
         background: bool = False,
     ) -> None:
         self.loaded = loaded
@@ -73,7 +78,7 @@ class RestoredSession(Session):
         self._flags: dict[int, int] = {}  # by which each process was cloned
         self._users: dict[int, int] = {}  # of each address space: processes that have still to be made
         self._listeners: list[Listener] = []
-        super().__init__(options, sandbox, features, launch=launch)
+        super().__init__(options, sandbox, features, terminal, own_terminal, launch)
         self.attempts.restore_begins()
         if background:
             from trapline.platform.background_load import BackgroundLoad
@@ -131,7 +136,10 @@ class RestoredSession(Session):
         tree = Tree(self.kernel.state, root, self.kernel.state.root_tgid if self.sandbox.is_init else 1)
         try:
             tree.flags = self._flags = self.loaded.clone_flags()
+            sessions = Sessions(self.kernel.state, self.loaded.image.files, self._ready.pool)
+            tree.leads = sessions.lead
             tree.build()
+            sessions.foreground(tree.at)
             self._fill(tree.at)
         except UnusableImage as error:
             kill_all(tree.at)

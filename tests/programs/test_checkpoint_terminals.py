@@ -21,6 +21,8 @@ def boxes(platform: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 
 SHELL = ("env", "PS1=$? OUT> ", "bash", "--norc", "--noediting")
+#: What says when ^C comes to it, and not to the shell.
+WAITS = "sh -c 'echo it is ${x:+}up; exec sleep 300'"
 #: A prompt, which says what the last command ended with.
 PROMPT = "{} OUT> "
 
@@ -36,8 +38,8 @@ def use(at: Typist, number: int) -> None:
     at.send(f"echo $((x + {number})) $(stty size) $(tty)")
     at.expect(f"{40 + number} 30 100 /dev/pts/0")
     at.expect(PROMPT.format(0))
-    at.send("sleep 100")
-    at.expect("sleep 100")
+    at.send(WAITS)
+    at.expect("it is up")
     at.interrupt()
     at.expect(PROMPT.format(130))
     at.send("sleep 200 & jobs; kill %%; wait; true")
@@ -97,13 +99,16 @@ def test_bash_attached_to_again(boxes: Boxes) -> None:
     at = Typist(boxes.command("attach", "box"), size=(30, 100))
     begin(at)
     for number in range(2):
-        at.send("sleep 300")
-        at.expect("sleep 300")
+        at.send("cat")
+        at.expect("cat")
+        at.send("seen")
+        at.expect("seen\r\nseen")
         save(boxes, f"image{number}")
         at.end()
         boxes.begin("restore", "-d", "--id", "box", "--image-path", f"image{number}")
         at = Typist(boxes.command("attach", "box"), size=(30, 100))
-        until(lambda: len(boxes.ps("box")) == 2, "both run")
+        at.send("again")
+        at.expect("again\r\nagain")  # twice: it is attached, so that ^C is for those inside
         at.interrupt()
         at.expect(PROMPT.format(130))
         use(at, number)
