@@ -79,6 +79,9 @@ def describe(work: Capture, held: Held) -> None:
             ),
         )
         return
+    if _same_device(work, path, status):
+        work.found(held, PathFile(path=path, device=status.st_dev, inode=status.st_ino, type=stat.S_IFCHR))
+        return
     if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
         work.drop(held, f"{os.fsdecode(path)}, a node that has no name any more")
         return
@@ -100,6 +103,17 @@ def _is_at(work: Capture, path: bytes, status: os.stat_result) -> bool:
     except OSError:
         return False
     return (there.st_dev, there.st_ino) == (status.st_dev, status.st_ino)
+
+
+def _same_device(work: Capture, path: bytes, status: os.stat_result) -> bool:
+    """Whether the sandbox has a node for it under the same name, as for a host's /dev/null that somebody passed in."""
+    if not stat.S_ISCHR(status.st_mode) or os.major(status.st_rdev) != _MEM_MAJOR:
+        return False
+    try:
+        there = os.lstat(work.root + path)
+    except OSError:
+        return False
+    return stat.S_ISCHR(there.st_mode) and there.st_rdev == status.st_rdev
 
 
 def _other_name(work: Capture, path: bytes, status: os.stat_result) -> bytes:

@@ -99,6 +99,8 @@ class Checkpointer:
             except (CannotWrite, TookTooLong, Unsavable) as error:
                 raise Refused(printable(str(error))) from None
             except Gone:
+                if self._session.pump.done:
+                    raise Refused("the sandbox has ended, before all of it was saved") from None
                 raise Refused("a task was killed during the save: try again") from None
             except OSError as error:
                 raise Refused(f"the save failed: {error.strerror or error}") from None
@@ -207,6 +209,8 @@ class Save:
         image = self.image
         living: list[ThreadGroup] = []
         for group in state.groups.values():
+            if group.sid == group.tgid and group.exit_status < 0:
+                tty.of_group(self._kernel, group)  # one that it got without a trap is known from here on
             if group.exit_status >= 0:
                 image.processes.append(capture.zombie(group))
                 continue

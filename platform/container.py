@@ -147,7 +147,8 @@ class Container:
         if self.options.detach:
             if self.options.sandbox.tty and self.options.sandbox.console_socket is None:
                 session.take_console(self._log)
-            self._take_standard()
+            if self.options.created:
+                self._take_standard()  # others have ours, by which a checkpoint knows them (capture_files.py)
             os.chdir("/")  # not to keep a file system busy
         session.pump.add(sandbox.channel.fileno(), self._hear, self._hear)
         session.hear_first = self._hear

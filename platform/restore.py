@@ -48,7 +48,7 @@ class RestoredSandbox:
             self._options,
             seed.make(lambda: _open(loaded), taken),
             entry.stage,
-            terminal=None,
+            terminal=terminal if self._options.tty else None,
             hostname=self._options.hostname,
             monotonic_start=loaded.clocks.monotonic,
             boottime_start=loaded.clocks.boottime,
@@ -64,7 +64,11 @@ class RestoredSandbox:
     ) -> Session:
         from trapline.platform.restored_session import RestoredSession
 
-        return RestoredSession(self._options, sandbox, features, self._loaded, self._launch, self._background)
+        if own is None:
+            terminal = None  # the caller's shell knows nothing of the jobs that were another's
+        return RestoredSession(
+            self._options, sandbox, features, self._loaded, self._launch, terminal, own, self._background
+        )
 
 
 def _import_for_the_seed() -> None:

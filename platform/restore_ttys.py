@@ -38,7 +38,7 @@ class Ttys:
         self._number = {
             os.makedev(_MAJOR, record.number): (key, record.number)
             for key, record in image.terminals.items()
-            if record.number >= 0 and not record.own
+            if record.number >= 0
         }
         self._files = image.files
         self._pool = pool

@@ -44,8 +44,10 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from trapline.platform.background_load import BackgroundLoad
+    from trapline.platform.caller_terminal import CallerTerminal
     from trapline.platform.guest_start import Launch
     from trapline.platform.namespaces import Sandbox
+    from trapline.platform.own_terminal import OwnTerminal
     from trapline.platform.restored_image import RestoredImage
     from trapline.sentry.options import DoOptions
 
@@ -64,6 +66,8 @@ class RestoredSession(Session):
         features: ModuleType,
         loaded: RestoredImage,
         launch: Launch,
+        terminal: CallerTerminal | None,
+        own_terminal: OwnTerminal | None,
         background: bool = False,
     ) -> None:
         self.loaded = loaded
@@ -74,7 +78,7 @@ class RestoredSession(Session):
         self._flags: dict[int, int] = {}  # by which each process was cloned
         self._users: dict[int, int] = {}  # of each address space: processes that have still to be made
         self._listeners: list[Listener] = []
-        super().__init__(options, sandbox, features, launch=launch)
+        super().__init__(options, sandbox, features, terminal, own_terminal, launch)
         self.attempts.restore_begins()
         if background:
             from trapline.platform.background_load import BackgroundLoad

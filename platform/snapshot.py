@@ -203,7 +203,8 @@ class Snapshot:
         """End it, at once. Twice is once."""
         if self.pidfd < 0:
             return
-        signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it ended with its sandbox
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
         if self._calls is None:
             with contextlib.suppress(Gone):  # a tracee still
                 while pt.wait_one(self.host) & 0xFF == 0x7F:

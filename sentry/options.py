@@ -166,3 +166,5 @@ class RestoreOptions(msgspec.Struct):
             "without",
         ):  # fmt: skip
             setattr(sandbox, name, getattr(self, name))
+        # Who had the master of its terminal, or a recording, had those of the one that was saved.
+        sandbox.console_socket = sandbox.record = None
