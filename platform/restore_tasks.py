@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import resource
 import struct
 from contextlib import suppress
 
@@ -158,13 +157,6 @@ def disposition_calls(actions: dict[int, SigAction]) -> list[Call | Try]:
 def _packed(action: SigAction) -> bytes:
     """struct kernel_sigaction."""
     return struct.pack("<4Q", action.handler, action.flags & pt.U64, action.restorer, action.mask)
-
-
-def set_limits(host: int, record: ProcessRecord) -> None:
-    """OSError where a limit may not be had."""
-    for number, (soft, hard) in record.limits.items():
-        if resource.prlimit(host, number) != (soft, hard):
-            resource.prlimit(host, number, (soft, hard))
 
 
 def become_guest(leader: Injection, at: int, actions: dict[int, SigAction], program: bytes, flags: int) -> int:

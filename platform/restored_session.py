@@ -28,6 +28,7 @@ from trapline.platform.restore_ttys import Ttys
 from trapline.platform.seccomp import SeccompEngine
 from trapline.platform.seed import Ready
 from trapline.platform.session import Session
+from trapline.platform.task_limits import set_own
 from trapline.platform.tracee import Tracee
 from trapline.platform.vdso_image import VdsoImage
 from trapline.platform.wall_clock import WallClock
@@ -250,6 +251,7 @@ class RestoredSession(Session):
             restore_tasks.end_leader(leader)
             engine.add(Tracee(group_host, group_host, record.tgid, state.tasks[record.tgid]))
             leader = threads[0]
+        set_own(leader, record.limits)
         allowed = os.sched_getaffinity(self.sandbox.init_pid)
         for made, thread in zip(threads, record.threads, strict=True):
             pt.set_sigmask(made.host, _ALL_BUT_TRAP)
@@ -259,7 +261,6 @@ class RestoredSession(Session):
         if dumpable < 2:
             leader.run([(_PRCTL, _PR_SET_DUMPABLE, dumpable, 0, 0, 0)])  # a change of user takes it away
         leader.run(restore_tasks.disposition_calls(group.actions))
-        restore_tasks.set_limits(leader.host, record)
         listening = isinstance(engine, SeccompEngine)
         flags = restore_tasks.filter_flags(listening, self.launch.killable, len(threads))
         at = loaded.syscall_instruction(group)
