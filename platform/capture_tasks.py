@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from trapline.platform.tracee import Tracee
     from trapline.sentry.kernel.state import ThreadGroup
 
-_SIGALTSTACK, _PRCTL, _PR_GET_TID_ADDRESS = 131, 157, 40
+_SIGALTSTACK, _PRCTL, _PR_GET_TID_ADDRESS, _PR_GET_DUMPABLE, _BRK = 131, 157, 40, 3, 12
 _GET_ROBUST_LIST, _IOPRIO_GET, _IOPRIO_WHO_PROCESS = 274, 252, 1
 _PTRACE_GET_RSEQ_CONFIGURATION = 0x420F
 _EVENT_STOP = pt.EVENT_STOP << 16 | 5 << 8 | 0x7F
@@ -50,15 +50,27 @@ class TaskCapture:
         vdso = session.engine.vdso
         self._image = vdso.image if vdso is not None else None
         self._regs = pt.RegisterFile()
+        #: By process, what only it can be asked of its memory: its break, and whether it is dumpable.
+        self.probed: dict[int, tuple[int, int]] = {}
 
     def process(self, group: ThreadGroup) -> ProcessRecord:
         """A process that has threads; its memory, descriptors and directories are others'. Unsavable; Gone."""
         tracees = [self._engine.by_tid[tid] for tid in group.threads if tid in self._engine.by_tid]
-        first = tracees[0]
         dead_leader = [t for t in tracees if _state(t) in b"ZX"]
         living = [t for t in tracees if t not in dead_leader]
         if not living:
             raise Gone(group.tgid)
+        listening = [t for t in living if t.listening]
+        for t in listening:
+            self._bring_back(t)
+        try:
+            return self._record(group, living, bool(dead_leader))
+        finally:
+            for t in listening:
+                pt.call(pt.PTRACE_LISTEN, t.host)
+
+    def _record(self, group: ThreadGroup, living: list[Tracee], leader_ended: bool) -> ProcessRecord:
+        first = living[0]
         return ProcessRecord(
             tgid=group.tgid,
             space=-1,
@@ -66,14 +78,14 @@ class TaskCapture:
             directory=-1,
             threads=[self._thread(t, group) for t in living],
             parent=group.ppid,
-            leader_ended=bool(dead_leader),
-            limits={number: resource.prlimit(living[0].host, number) for number in range(_LIMITS)},
-            oom_score=int(_text(f"/proc/{living[0].host}/oom_score_adj")),
+            leader_ended=leader_ended,
+            limits={number: resource.prlimit(first.host, number) for number in range(_LIMITS)},
+            oom_score=int(_text(f"/proc/{first.host}/oom_score_adj")),
             cpu=self._engine.group_cpu_ns(group.tgid),
             user=self._engine.group_user_ns(group.tgid),
             comm=_bytes(f"/proc/{first.host}/comm").rstrip(b"\n"),
-            queued=self._queued(living[0], True),
-            stopped=any(t.listening for t in tracees),
+            queued=self._queued(first, True),
+            stopped=any(t.listening for t in living),
         )
 
     def zombie(self, group: ThreadGroup) -> ProcessRecord:
@@ -143,13 +155,11 @@ class TaskCapture:
 
     def _registers(self, t: Tracee) -> bytes:
         """As a task may begin with them that has nothing of the host's remembered for it."""
-        if t.listening:
-            self._bring_back(t)
-        regs = self._regs.load(t.host)
         if t.holding is not None:
-            # At the event of its child: vfork(2) returns that once it goes on.
-            regs.rax, regs.orig_rax = t.holding.tid, pt.U64
-        elif t.parked:
+            # It stands inside its vfork(2), at the event of its child. It is held as well where it has that behind it.
+            self._stand_again(t)
+        regs = self._regs.load(t.host)
+        if t.parked:
             # Another call than pause(2) is in flight: issue it anew, and it goes on from its record.
             if not stop_calls.about_to_pause(t, regs):
                 regs.rip -= 2
@@ -177,9 +187,7 @@ class TaskCapture:
             raise OSError(0, f"task {t.tid}: unexpected stop {status:#x}")
 
     def _ask(self, t: Tracee, group: ThreadGroup) -> tuple[bytes, int]:
-        """(stack_t, address that is cleared at its end)."""
-        if t.holding is not None:
-            return bytes(24), 0  # it stands inside its call, where no other can be made
+        """(stack_t, address that is cleared at its end); of a first thread also what `probed` tells."""
         if self._image is None or not group.vdso:
             raise Unsavable(f"task {t.tid} has no vDSO of ours, in which it could be asked for its alternate stack")
         at = self._image.trampoline(group.vdso)
@@ -197,16 +205,22 @@ class TaskCapture:
             altstack = t.memory.read(scratch, 24)
             single(t.host, at, _PRCTL, _PR_GET_TID_ADDRESS, scratch)
             (clear_tid,) = struct.unpack("<Q", t.memory.read(scratch, 8))
+            if group.tgid not in self.probed:
+                self.probed[group.tgid] = (single(t.host, at, _BRK, 0), single(t.host, at, _PRCTL, _PR_GET_DUMPABLE))
         finally:
             t.memory.write(scratch, kept)
             self._regs.put(before)
             self._regs.store(t.host)
             pt.set_sigmask(t.host, mask)
             # The registers may say that the host is to begin a call again, which it does after such a stop only.
-            pt.call(pt.PTRACE_INTERRUPT, t.host)
-            pt.cont(t.host)
-            self._await_rest(t)
+            self._stand_again(t)
         return altstack, clear_tid
+
+    def _stand_again(self, t: Tracee) -> None:
+        """Bring a task that stands to an event stop, before it executes anything. Gone; OSError."""
+        pt.call(pt.PTRACE_INTERRUPT, t.host)
+        pt.cont(t.host)
+        self._await_rest(t)
 
 
 def _state(t: Tracee) -> int:

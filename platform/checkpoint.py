@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 #: How long tasks may take to come to rest where no other limit is given, s.
 _PATIENCE = 30.0
+#: How often whoever asked for a save is told how far it is, s.
+_TELL_EVERY = 0.1
 
 
 class Checkpointer:
@@ -64,11 +66,13 @@ class Checkpointer:
         except (CannotWrite, UnusableImage) as error:
             raise Refused(str(error)) from None
         quiescence = Quiescence(self._session)
+        paused = time.monotonic()
         result = CheckpointResult(image_path=spec.image_path)
         done = 0.0
         with writer:
             try:
                 with trio.fail_after(deadline):
+                    await self._await_memory(report)
                     paused = time.monotonic()
                     report(0, 0, "stopping")
                     await quiescence.begin(min(deadline, _PATIENCE))
@@ -77,13 +81,15 @@ class Checkpointer:
                     save = Save(self._session, writer, spec)
                     try:
                         save.capture()
-                        await save.write(report)
+                        self._session.pump.spawn(lambda: save.tell(report))
+                        await trio.to_thread.run_sync(save.copy)
                         if spec.leave_running:
                             quiescence.go_on()
                             done = time.monotonic()
                         await trio.to_thread.run_sync(save.finish)
                         await trio.to_thread.run_sync(save.commit)
                     finally:
+                        save.told.cancel()
                         save.close(at_rest=quiescence.active)
                 result.size = save.size
                 result.dropped = [printable(text) for text in save.dropped]
@@ -106,6 +112,14 @@ class Checkpointer:
         result.seconds = time.monotonic() - began
         return result
 
+    async def _await_memory(self, report: Report) -> None:
+        """All that the sandbox was restored with is to be there."""
+        loader = self._session.loading
+        if loader is None:
+            return
+        while not await trio.to_thread.run_sync(loader.wait, _TELL_EVERY, abandon_on_cancel=True):
+            report(loader.loaded, loader.total, "loading")
+
     def _end(self) -> None:
         """Kill all: none of them executes another instruction when it is let go."""
         self._session.saved = True
@@ -127,12 +141,14 @@ class Save:
         self._writer = writer
         self._spec = spec
         self.image = Image()
+        self.told = trio.CancelScope()
         self.dropped: list[str] = []
         self.notes: list[str] = []
         self.size = 0
         self._state = b""
         self._facts = Manifest()
         self._host_of: dict[int, int] = {}  # by tgid: a living thread's
+        self._probed: dict[int, tuple[int, int]] = {}
         self._captured: capture_files.Captured | None = None
         self._collector: Collector | None = None
         self._memory: MemorySave | None = None
@@ -199,6 +215,7 @@ class Save:
             image.processes.append(record)
             living.append(group)
             self._host_of[group.tgid] = next(self._engine.by_tid[thread.tid].host for thread in record.threads)
+        self._probed = capture.probed
         hosts = list(self._host_of.values())
         spaces, places = sharing(hosts, KCMP_VM), sharing(hosts, KCMP_FS)
         for record in image.processes:
@@ -243,9 +260,8 @@ class Save:
                 t = self._engine.tracees[self._host_of[record.tgid]]
                 base = self._kernel.state.groups[record.tgid].vdso
                 at = vdso.image.trampoline(base) if vdso is not None and base and not t.listening else 0
-                if t.holding is not None:
-                    at = 0  # inside its vfork, where no other call can be made
-                image.spaces[record.space] = self._memory.add(record.space, t, at, record.tgid)
+                probed = self._probed.get(record.tgid)
+                image.spaces[record.space] = self._memory.add(record.space, t, at, record.tgid, probed)
 
     def _refuse(self, text: str) -> None:
         if not self._spec.drop:
@@ -256,7 +272,8 @@ class Save:
         image = self.image
         processes = [(host, tgid) for tgid, host in self._host_of.items()]
         root = f"/proc/{self._session.sandbox.init_pid}/root"
-        found = self._captured = capture_files.capture(processes, root, clocks=self._kernel.keeper)
+        cancelled = self._engine.wall.timerfds.cancelled if self._engine.wall is not None else None
+        found = self._captured = capture_files.capture(processes, root, clocks=self._kernel.keeper, cancelled=cancelled)
         for text in found.unsavable:
             self._refuse(text)
         self.notes += found.notes
@@ -277,11 +294,15 @@ class Save:
                 segment.huge = found.huge
 
     # -- pages and files
-    async def write(self, report: Report) -> None:
-        """Copy memory, in a thread of its own. CannotWrite; Unsavable; Gone."""
-        await trio.to_thread.run_sync(self._copy)
+    async def tell(self, report: Report) -> None:
+        """Until `told` is cancelled: how far it is."""
+        with self.told:
+            while True:
+                report(*self._writer.progress(), "writing")
+                await trio.sleep(_TELL_EVERY)
 
-    def _copy(self) -> None:
+    def copy(self) -> None:
+        """What has to be copied while all stand still, in any thread. CannotWrite; Unsavable; Gone."""
         image, writer = self.image, self._writer
         self.notes += own_state.save_files(self._session, writer)
         assert self._collector is not None and self._captured is not None

@@ -22,6 +22,8 @@ from trapline.sentry.kernel.core_elf import Process, Thread
 from trapline.sentry.protocol import Gone
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from trapline.platform.engine import Engine
 
 _GETREGSET = 0x4204
@@ -35,6 +37,8 @@ class CoreDumper:
         self.directory = directory
         #: The files that were written, in order.
         self.written: list[str] = []
+        #: Wait until memory that is still on its way has come: /proc/PID/mem does not (page_loader.py).
+        self.load: Callable[[], object] = lambda: None
 
     def dump(self, e: Engine, t: Tracee, siginfo: bytes) -> bool:
         """Write the core of the process of a task that stands at the delivery of its last signal.
@@ -46,6 +50,7 @@ class CoreDumper:
             if limit == 0:
                 return False
             resource.prlimit(t.host_group, resource.RLIMIT_CORE, (0, hard))  # the host is not to write one too
+            self.load()
             path = self._write(_gather(e, t, siginfo), t.host_group, limit)
         except (OSError, Gone) as error:
             e.log(f"no core of task {t.tid}: {error}")

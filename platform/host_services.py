@@ -74,6 +74,8 @@ class HostServices:
         #: CPU time, user and all, ns, that tasks had used before they were restored: by thread, and by process.
         self.earlier: dict[int, tuple[int, int]] = {}
         self.earlier_of_group: dict[int, tuple[int, int]] = {}
+        #: The same of children that were waited for: user and system, µs, by process.
+        self.earlier_of_children: dict[int, tuple[int, int]] = {}
         self._devpts = -1  # see _own_devpts
         self._tick = os.sysconf("SC_CLK_TCK")
         #: The sandbox's pid namespace where the host translates ids (Linux 6.11), else -1.
@@ -217,7 +219,18 @@ class HostServices:
             total, in_user = self.earlier_of_group.get(tgid, (0, 0))
             tick = _NS // self._tick
             user, system = user + in_user // tick, system + max(total - in_user, 0) // tick
+            children = self.earlier_of_children.get(tgid, (0, 0))
+            children_user += children[0] * 1000 // tick
+            children_system += children[1] * 1000 // tick
         return user, system, children_user, children_system
+
+    def earlier_usage(self, tid: int, who: int) -> tuple[int, int]:
+        task = self.find(tid).task
+        assert task is not None
+        if who == -1:  # RUSAGE_CHILDREN
+            return self.earlier_of_children.get(task.tgid, (0, 0))
+        total, user = self.earlier.get(tid, (0, 0)) if who else self.earlier_of_group.get(task.tgid, (0, 0))
+        return user // 1000, max(total - user, 0) // 1000
 
     def running_thread(self, tgid: int) -> int:
         """By /proc, of the first threads: after an alarm that does not say whose running it was."""

@@ -64,19 +64,22 @@ class MemorySave:
         self._inherit = inherit
         self._copies: list[tuple[SpaceSnapshot, Tracee, int]] = []
         self._room = (resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _SPARE) // 8
+        self._probed: tuple[int, int] | None = None  # of the space that is added
         self.size = 0  # bytes of pages that were written
 
-    def add(self, number: int, t: Tracee, at: int, tgid: int) -> AddressSpace:
+    def add(self, number: int, t: Tracee, at: int, tgid: int, probed: tuple[int, int] | None) -> AddressSpace:
         """One address space, through a task of it that stands at an event stop; `at` is a `syscall` instruction in it,
-        0 where there is none. Its pages are copied now, or will be by `finish`, which also completes the record. In the
-        sentry's tracing thread, and everybody stands still. Unsavable; Gone; OSError."""
+        0 where there is none; for `probed` see `capture_space`. Its pages are copied now, or will be by `finish`, which
+        also completes the record. In the sentry's tracing thread, and everybody stands still. Unsavable; Gone;
+        OSError."""
         owner, who = f"s{number}", f"process {tgid}"
+        self._probed = probed
         threshold = self._threshold if self._tracking is None else WORTH_A_COPY
         if not at or own_memory(t.host) < threshold:
             return self._at_once(t, owner, who)
         if self._tracking is None:
             return self._copied(t, at, owner, who, None) or self._at_once(t, owner, who)
-        space = capture_space(t.host, self._collector, None, who, complete=False)
+        space = capture_space(t.host, self._collector, probed, who, complete=False)
         written, kept = self._tracking.collect(tgid, t.host, at, space)
         if self._inherit:
             of = self._tracking.owner_of(tgid)
@@ -93,7 +96,7 @@ class MemorySave:
         return self._at_once(t, owner, who, written)
 
     def _at_once(self, t: Tracee, owner: str, who: str, ranges: list[Range] | None = None) -> AddressSpace:
-        space = capture_space(t.host, self._collector, None, who)
+        space = capture_space(t.host, self._collector, self._probed, who)
         found = private_pages(t.host, space) if ranges is None else ranges
         self.size += copy_pages(t.host, owner, found, self._writer)
         return space
@@ -103,7 +106,9 @@ class MemorySave:
         if len(self._copies) >= self._room:
             return None
         try:
-            taken = SpaceSnapshot.take(t.host, at, self._init, self._collector, owner, who, self._writer, ranges=ranges)
+            taken = SpaceSnapshot.take(
+                t.host, at, self._init, self._collector, owner, who, self._writer, probed=self._probed, ranges=ranges
+            )
         except OSError:
             return None
         self._copies.append((taken, t, at))

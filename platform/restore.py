@@ -14,6 +14,7 @@ from trapline.platform import features, guest_start, namespaces, seed, state_dir
 from trapline.platform.restored_image import RestoredImage
 from trapline.sentry.options import ContainerOptions, DoOptions
 from trapline.sentry.state.unusable import UnusableImage
+from trapline.sentry.syscalls import sys_rusage
 
 if TYPE_CHECKING:
     from trapline.platform.caller_terminal import CallerTerminal
@@ -25,15 +26,19 @@ if TYPE_CHECKING:
 class RestoredSandbox:
     """A `Beginning` (run.py)."""
 
-    def __init__(self, options: DoOptions, loaded: RestoredImage) -> None:
+    def __init__(self, options: DoOptions, loaded: RestoredImage, background: bool = False) -> None:
         self._options = options
         self._loaded = loaded
+        self._background = background
+        sys_rusage.own()
         self._launch = guest_start.Launch(options, bool(features.Features(options.without).wait_killable_recv))
 
     def start(self, entry: state_dir.Entry, terminal: CallerTerminal | None) -> namespaces.Setup:
         loaded = self._loaded
         try:
             loaded.open_pages()
+            if self._background:
+                loaded.open_device()
             vdso = loaded.vdso_image()
         except (OSError, ValueError) as error:
             raise namespaces.SetupError(f"the image cannot be loaded: {error}") from None
@@ -49,7 +54,7 @@ class RestoredSandbox:
             hostname=self._options.hostname,
             monotonic_start=loaded.clocks.monotonic,
             boottime_start=loaded.clocks.boottime,
-            keep=[*loaded.pages, vdso.descriptor, *loaded.handles(), *own.keep],
+            keep=[*loaded.pages, *loaded.devices.values(), vdso.descriptor, *loaded.handles(), *own.keep],
             is_init=loaded.is_init,
             keep_capabilities=True,
             saved=own.files,
@@ -61,7 +66,7 @@ class RestoredSandbox:
     ) -> Session:
         from trapline.platform.restored_session import RestoredSession
 
-        return RestoredSession(self._options, sandbox, features, self._loaded, self._launch)
+        return RestoredSession(self._options, sandbox, features, self._loaded, self._launch, self._background)
 
 
 def _import_for_the_seed() -> None:
@@ -91,12 +96,12 @@ def _open(loaded: RestoredImage) -> seed.Pool:
             view, offset = view[count:], offset + count
 
     objects = restore_shared.open_shared(image, loaded.runs, read)
-    shared = {"vdso": loaded.vdso_image().descriptor, **objects}
+    shared = {"vdso": loaded.vdso_image().descriptor, **loaded.devices, **objects}
     for index, fd in enumerate(loaded.pages):
         shared[f"pages:{index}"] = fd
     shared = {key: fcntl.fcntl(fd, fcntl.F_DUPFD, base) for key, fd in shared.items()}
     known = {key: shared[f"{key}/w"] for key in image.shared if f"{key}/w" in shared}
-    files = restore_files.open_pool(image, base, shared=known, ghosts=loaded.open_ghost)
+    files = restore_files.open_pool(image, base, shared=known, ghosts=loaded.open_ghost, clocks=loaded.seed_clocks())
     mapped = restore_shared.open_mapped(image, known)
     shared |= {key: fcntl.fcntl(fd, fcntl.F_DUPFD, base) for key, fd in mapped.items()}
     return seed.Pool(base, files, shared)
@@ -113,7 +118,7 @@ def restore_sandbox(options: RestoreOptions) -> int:
     try:
         sandbox = loaded.options
         options.apply(sandbox)
-        beginning = RestoredSandbox(sandbox, loaded)
+        beginning = RestoredSandbox(sandbox, loaded, options.background)
         if not options.id:
             return run.run_sandbox(sandbox, beginning)
         made = ContainerOptions(id=options.id, sandbox=sandbox, detach=options.detach, pid_file=options.pid_file)

@@ -184,7 +184,7 @@ class Tree:
     # -- process groups
     def _join_groups(self) -> None:
         """Those that lead one first, then there is one to join. A group that lost its leader lasts as long as it has
-        members, so nobody leaves one that others are still to join."""
+        members: whoever leaves one that others are still to join has a stand-in stay in it."""
         wanted = {group.pgid for group in self._groups.values()} - {0}
         for pgid in wanted & set(self._groups):
             if self._groups[pgid].sid != pgid:
@@ -195,11 +195,14 @@ class Tree:
             stand_in = make_child(self.at[member], pgid)
             stand_in.run([(_SETPGID, 0, 0)])
             stand_ins.append((stand_in, pgid, member))
-        for early in (True, False):
-            for group in self._groups.values():
-                now = self._pgid[group.tgid]
-                if group.pgid not in (0, now) and (now not in wanted) == early:
-                    self._join(group.tgid, group.pgid)
+        left = [group for group in self._groups.values() if group.pgid not in (0, self._pgid[group.tgid])]
+        while left:
+            group = left.pop(0)
+            now = self._pgid[group.tgid]
+            if list(self._pgid.values()).count(now) == 1 and any(other.pgid == now for other in left):
+                ident = self._next_spare()
+                stand_ins.append((make_child(self.at[group.tgid], ident), ident, group.tgid))
+            self._join(group.tgid, group.pgid)
         for stand_in, pgid, member in stand_ins:
             self._end(stand_in, pgid, member)
 

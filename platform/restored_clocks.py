@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import msgspec
 
 from trapline.sentry.kernel.state import ClockState
@@ -14,6 +16,24 @@ class SavedClocks(msgspec.Struct):
     boottime: int = 0
     realtime: int = 0
     host_realtime: int = 0
+
+
+class SeedClocks:
+    """The sandbox's clocks as they are read in its time namespace, for timerfds that are made there."""
+
+    def __init__(self, state: ClockState) -> None:
+        self._state = state
+
+    def now(self, clock_id: int) -> int:
+        """ns. Those of the alarm clocks are those that they belong to (timerfd_create(2))."""
+        clock = {8: 0, 9: 7}.get(clock_id, clock_id)
+        return time.clock_gettime_ns(clock) + (self._state.realtime_delta if clock == 0 else 0)
+
+    def span_from_host(self, span: int) -> int:
+        return span * self._state.rate_num // self._state.rate_den
+
+    def span_to_host(self, span: int) -> int:
+        return -(-span * self._state.rate_den // self._state.rate_num)
 
 
 class ClockPlan(msgspec.Struct):

@@ -10,7 +10,7 @@ from trapline.platform import restored_clocks
 from trapline.platform.own_state import SavedOwn
 from trapline.platform.vdso_image import VdsoImage
 from trapline.sentry.options import DoOptions
-from trapline.sentry.state import codec, image_check
+from trapline.sentry.state import codec, cpu_features, image_check
 from trapline.sentry.state.image_reader import ImageReader
 from trapline.sentry.state.records import PageRun
 from trapline.sentry.state.unusable import UnusableImage
@@ -18,7 +18,7 @@ from trapline.sentry.state.unusable import UnusableImage
 if TYPE_CHECKING:
     from trapline.sentry.kernel.state import ThreadGroup
 
-_CLONE_VM = 0x100
+_CLONE_VM, CLONE_FS, CLONE_FILES = 0x100, 0x200, 0x400
 
 
 class RestoredImage:
@@ -28,6 +28,8 @@ class RestoredImage:
         self.reader = ImageReader(path)
         #: Descriptors of pages, uncompressed: by `PageRun.image`.
         self.pages: list[int] = []
+        #: A descriptor of /dev/userfaultfd under its key in the pool, where there is one.
+        self.devices: dict[str, int] = {}
         self._own: list[int] = []
         self._ghosts: dict[str, BinaryIO] = {}
         self._vdso: VdsoImage | None = None
@@ -35,6 +37,9 @@ class RestoredImage:
         try:
             self.kernel, self.image = image_check.check(self.reader)
             manifest = self.reader.manifest
+            lacking = cpu_features.problem(manifest.cpu_flags)
+            if lacking:
+                raise UnusableImage(f"{path}: {lacking}")
             try:
                 self.options = codec.typed(manifest.options, DoOptions)
             except codec.Malformed as error:
@@ -60,6 +65,15 @@ class RestoredImage:
             self._own.append(fd)
             self.pages.append(fd)
             self._decompress(reader, fd)
+
+    def open_device(self) -> None:
+        """Make `devices`: what whoever may not make a userfaultfd otherwise can make one from (Linux 6.1)."""
+        try:
+            fd = os.open("/dev/userfaultfd", os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            return  # the call itself may do
+        self._own.append(fd)
+        self.devices["userfaultfd"] = fd
 
     @staticmethod
     def _decompress(reader: ImageReader, fd: int) -> None:
@@ -87,6 +101,10 @@ class RestoredImage:
         """The pages of an address space or shared object."""
         return [run for run in self.runs if run.owner == owner]
 
+    def seed_clocks(self) -> restored_clocks.SeedClocks:
+        """For the seed, whose clocks are the sandbox's but for a wall clock that was set."""
+        return restored_clocks.SeedClocks(self.kernel.clock)
+
     def vdso_image(self) -> VdsoImage:
         """Guests' own, with this host's facts. OSError; ValueError."""
         if self._vdso is None:
@@ -94,17 +112,24 @@ class RestoredImage:
         return self._vdso
 
     def clone_flags(self) -> dict[int, int]:
-        """By process: what it shares with its parent. UnusableImage for sharing that no clone could make."""
+        """By process: what it shares with its parent (clone(2)). UnusableImage where it has the memory of another."""
+        records = {record.tgid: record for record in self.image.processes}
         flags: dict[int, int] = {}
-        seen: dict[int, int] = {}
-        for record in self.image.processes:
-            if record.space < 0:
+        first: dict[int, int] = {}
+        for record in records.values():
+            if record.zombie >= 0:
                 continue
-            if record.space in seen:
-                if record.parent != seen[record.space]:
-                    raise UnusableImage(f"process {record.tgid} shares memory with one that is not its parent")
-                flags[record.tgid] = _CLONE_VM
-            seen.setdefault(record.space, record.tgid)
+            parent = records.get(record.parent)
+            found = 0
+            if parent is not None and parent.zombie < 0:
+                found = (
+                    (_CLONE_VM if parent.space == record.space else 0)
+                    | (CLONE_FILES if parent.table == record.table else 0)
+                    | (CLONE_FS if parent.directory == record.directory else 0)
+                )
+            if not found & _CLONE_VM and first.setdefault(record.space, record.tgid) != record.tgid:
+                raise UnusableImage(f"process {record.tgid} has the memory of one that is not its parent")
+            flags[record.tgid] = found
         return flags
 
     def syscall_instruction(self, group: ThreadGroup) -> int:

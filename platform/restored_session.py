@@ -11,7 +11,6 @@ import msgspec
 from trapline.platform import (
     injection,
     pokes,
-    restore_files,
     restore_ipc,
     restore_memory,
     restore_shared,
@@ -23,6 +22,7 @@ from trapline.platform.injection import Injection, Workspace, await_trap
 from trapline.platform.namespaces import SetupError
 from trapline.platform.notifications import Listener
 from trapline.platform.page_check import PageCheck
+from trapline.platform.restore_sharing import Sharing
 from trapline.platform.restore_tree import Tree, kill_all
 from trapline.platform.restore_ttys import Ttys
 from trapline.platform.seccomp import SeccompEngine
@@ -30,23 +30,27 @@ from trapline.platform.seed import Ready
 from trapline.platform.session import Session
 from trapline.platform.tracee import Tracee
 from trapline.platform.vdso_image import VdsoImage
+from trapline.platform.wall_clock import WallClock
 from trapline.sentry.kernel import signal_lend
 from trapline.sentry.kernel.signal_send import deliverable
 from trapline.sentry.kernel.state import KernelState
 from trapline.sentry.protocol import Gone
-from trapline.sentry.state.records import ProcessRecord, ThreadRecord
+from trapline.sentry.state.records import PageRun, ProcessRecord, ThreadRecord
 from trapline.sentry.state.unusable import UnusableImage
 from trapline.sentry.time.timekeeper import MONOTONIC_RAW
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import ModuleType
 
+    from trapline.platform.background_load import BackgroundLoad
     from trapline.platform.guest_start import Launch
     from trapline.platform.namespaces import Sandbox
     from trapline.platform.restored_image import RestoredImage
     from trapline.sentry.options import DoOptions
 
 _EXIT_GROUP, _CLOSE, _CLOSE_RANGE, _MUNMAP = 231, 3, 436, 11
+_PRCTL, _PR_SET_DUMPABLE = 157, 4
 _ALL_BUT_TRAP = pt.U64 & ~(1 << signal.SIGTRAP - 1)
 
 
@@ -60,13 +64,25 @@ class RestoredSession(Session):
         features: ModuleType,
         loaded: RestoredImage,
         launch: Launch,
+        background: bool = False,
     ) -> None:
         self.loaded = loaded
+        self._background: BackgroundLoad | None = None
+        #: Pages that are loaded first, though others come later.
+        self._loaded_now = [run for run in loaded.runs if run.owner in loaded.image.shared] if background else []
         self._ready = Ready(0, {}, 0, {}, {})  # what the seed tells
+        self._flags: dict[int, int] = {}  # by which each process was cloned
         self._users: dict[int, int] = {}  # of each address space: processes that have still to be made
         self._listeners: list[Listener] = []
         super().__init__(options, sandbox, features, launch=launch)
         self.attempts.restore_begins()
+        if background:
+            from trapline.platform.background_load import BackgroundLoad
+
+            self._background = BackgroundLoad(self, loaded)
+            self.loading = self._background.loader
+            if self.engine.cores is not None:
+                self.engine.cores.load = self.loading.wait
 
     # -- what is otherwise than in a new sandbox
     def _first_state(self) -> KernelState:
@@ -114,10 +130,10 @@ class RestoredSession(Session):
             raise SetupError(f"the first process cannot be traced: {error}") from None
         root = Injection(host, Workspace(self._ready.base))
         tree = Tree(self.kernel.state, root, self.kernel.state.root_tgid if self.sandbox.is_init else 1)
-        tree.flags = self.loaded.clone_flags()
         ttys = Ttys(self.kernel.state, self.loaded.image, self._ready.pool)
         tree.on_session = ttys.lead
         try:
+            tree.flags = self._flags = self.loaded.clone_flags()
             tree.build()
             ttys.finish(tree.at)
             self._fill(tree.at)
@@ -128,21 +144,19 @@ class RestoredSession(Session):
             kill_all(tree.at)
             raise SetupError(f"the processes cannot be made again: {error}") from None
         self.attempts.restored()
-        self.attempts.loaded()
+        if self._background is not None:
+            self._background.go()
+        else:
+            self.attempts.loaded()
 
     # -- processes
     def _fill(self, at: dict[int, Injection]) -> None:
-        image = self.loaded.image
-        living = [record for record in image.processes if record.zombie < 0]
         loaded = self.loaded
-        check = PageCheck(loaded.reader.chain, loaded.pages, loaded.runs)
-        try:
-            self._memory(at, living)
-            check.finish()
-        finally:
-            check.stop()
+        image = loaded.image
+        living = [record for record in image.processes if record.zombie < 0]
+        self._load(at, living)
         guests: list[tuple[Tracee, ThreadRecord]] = []
-        # A child that shares its parent's memory comes first: the last of them unmaps the workspace.
+        self._sharing = Sharing(loaded, self._ready, self._flags, living)
         for record in reversed(living):
             guests += self._one(at[record.tgid], record)
         for record in image.processes:
@@ -155,9 +169,22 @@ class RestoredSession(Session):
             self._stop([t for t, _ in guests if t.task is not None and t.task.tgid == tgid])
         self._after([t for t, _ in guests if t.holding is None and not t.listening])
 
+    def _load(self, at: dict[int, Injection], living: list[ProcessRecord]) -> None:
+        """The memory of all, but for what comes later; each page of the rest has been compared then."""
+        loaded = self.loaded
+        check = PageCheck(loaded.reader.chain, loaded.pages, loaded.runs if self._background is None else ())
+        try:
+            self._memory(at, living)
+            if self._background is not None:
+                # Which those are is known only now, and they are few.
+                check = PageCheck(loaded.reader.chain, loaded.pages, self._loaded_now)
+            check.finish()
+        finally:
+            check.stop()
+
     def _memory(self, at: dict[int, Injection], living: list[ProcessRecord]) -> None:
         """Map and load each address space, in one of the processes that have it."""
-        loaded, ready, image = self.loaded, self._ready, self.loaded.image
+        ready, image = self._ready, self.loaded.image
         workspace = ready.base, injection.SIZE
         taken = [workspace, *ready.vdso.values()]
         scratch = restore_memory.find_gap(image.spaces.values(), 16 << 20, taken)
@@ -168,10 +195,13 @@ class RestoredSession(Session):
                 continue
             leader = at[record.tgid]
             space = image.spaces[record.space]
+            later, now = self._later(leader, record.space)
             restored = restore_memory.SpaceRestore(
-                space, loaded.of(f"s{record.space}"), ready.shared, ready.vdso, workspace, scratch
+                space, now, ready.shared, ready.vdso, workspace, scratch
             ).with_objects(image.shared)
             leader.run(restored.map())
+            if later is not None:
+                later()
             calls, sizes = restored.load()
             if leader.run(calls) != sizes:
                 raise SetupError(f"the pages of process {record.tgid} cannot be loaded")
@@ -180,17 +210,36 @@ class RestoredSession(Session):
             leader.run(restore_ipc.removals(image.ipc))
             leader.run(restore_shared.late_seals(image, ready.shared))
 
+    def _later(self, leader: Injection, number: int) -> tuple[Callable[[], None] | None, list[PageRun]]:
+        """What is to be done once an address space is mapped, for pages that come later, and those that come now."""
+        runs, space, background = self.loaded.of(f"s{number}"), self.loaded.image.spaces[number], self._background
+        if background is None:
+            return None, runs
+        from trapline.platform.background_load import split
+
+        now, later = split(space, runs)
+        uffd = background.open(leader, self._ready.shared.get("userfaultfd", -1)) if later else None
+        if uffd is None:
+            self._loaded_now += runs
+            return None, runs
+        self._loaded_now += now
+        return lambda: background.begin(uffd, space, later), now
+
+    def reap_all(self) -> None:
+        """Also: nothing is loaded any more."""
+        super().reap_all()
+        if self._background is not None:
+            self._background.close()
+
     def _one(self, leader: Injection, record: ProcessRecord) -> list[tuple[Tracee, ThreadRecord]]:
         loaded, engine, state, ready = self.loaded, self.engine, self.kernel.state, self._ready
         image, group = loaded.image, state.groups[record.tgid]
-        leader.run([(_CLOSE_RANGE, 0, ready.first - 1, 0)])
         leader.run(restore_ipc.marks(image.ipc, record.tgid))
-        leader.run(restore_tasks.directory_calls(image.directories[record.directory]))
-        leader.run(restore_files.place(image, record.table, ready.pool))
-        leader.run([(_CLOSE_RANGE, ready.first, 0xFFFFFFFF, 0)])
+        self._sharing.own_directories_and_descriptors(leader, record)
         threads = restore_tasks.make_threads(leader, record)
         group_host = leader.host
         engine.earlier_of_group[record.tgid] = record.cpu, record.user
+        engine.earlier_of_children[record.tgid] = group.reaped
         for thread in record.threads:
             engine.earlier[thread.tid] = thread.cpu, thread.user
         if record.leader_ended:
@@ -202,6 +251,9 @@ class RestoredSession(Session):
             pt.set_sigmask(made.host, _ALL_BUT_TRAP)
             made.run(restore_tasks.thread_calls(thread) + restore_tasks.signal_calls(record, thread))
             restore_tasks.schedule(made.host, thread, allowed)
+        dumpable = image.spaces[record.space].dumpable
+        if dumpable < 2:
+            leader.run([(_PRCTL, _PR_SET_DUMPABLE, dumpable, 0, 0, 0)])  # a change of user takes it away
         leader.run(restore_tasks.disposition_calls(group.actions))
         restore_tasks.set_limits(leader.host, record)
         listening = isinstance(engine, SeccompEngine)
@@ -265,6 +317,9 @@ class RestoredSession(Session):
         """Tasks and state are there: time goes on, and what was pending is delivered."""
         for listener in self._listeners:
             self.pump.listen(listener)
+        if self.kernel.state.clock.realtime_delta:
+            self.engine.wall = WallClock(self.engine)
+            self.engine.wall.watch_all()
         self.kernel.clocks.resume()
         for t in guests:
             task = t.task

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from trapline.platform.incremental import Incremental
     from trapline.platform.job_control import JobControl
     from trapline.platform.own_terminal import OwnTerminal
+    from trapline.platform.page_loader import Loader
     from trapline.platform.watchdog import Watchdog
 
 
@@ -100,6 +101,8 @@ class Session:
         self.error = ""
         self.killed_by = 0  # the signal that the first guest died of
         self.forwarded = False
+        #: Memory of a restored sandbox that is still to come.
+        self.loading: Loader | None = None
         self._control: ControlTarget | None = None
         self._attempts: Attempts | None = None
         self._reaped = self._init_ended = False

@@ -196,6 +196,7 @@ def died(e: Engine, host: int, status: int, rusage: bytes) -> None:
         e.earlier.pop(t.tid, None)
         if t.host == t.host_group:
             e.earlier_of_group.pop(t.tid, None)
+            e.earlier_of_children.pop(t.tid, None)
     e.ended(t, status)
     e.watch.ended(t, status)
     task_exit.task_died(e.kernel, t.tid, status, rusage)

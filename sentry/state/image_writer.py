@@ -106,6 +106,13 @@ class ImageWriter:
         """What was asked for and is not to be had here, if anything."""
         return self._pages.note if self._pages is not None else ""
 
+    def progress(self) -> tuple[int, int]:
+        """(bytes of pages that have been written, those that there is room for), about."""
+        if self._pages is None:
+            return 0, 0
+        total = self._pages.size
+        return min(os.fstat(self._pages.fd).st_blocks * 512, total), total
+
     def allocate(self, size: int) -> int:
         """The next free offset in pages.img for so many bytes, page aligned; from 256 KiB on aligned to that."""
         return self._file.allocate(size)
