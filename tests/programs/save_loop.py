@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import secrets
 import shutil
 import subprocess
@@ -24,6 +25,8 @@ NOBODY = 65534
 _AS_USER = Path(__file__).with_name("as_user.py")
 #: What a save may say of a task that was just killed by another; the sandbox goes on.
 _TRY_AGAIN = "try again"
+#: What it may say where the sandbox is just ending.
+_ENDING = re.compile("has ended|hung up|not running|not served")
 _KILLED = 137
 
 
@@ -124,8 +127,8 @@ class SaveLoop:
         except ControlError as error:
             if str(error).endswith(_TRY_AGAIN):
                 return
-            # It may just be ending; if so it does within a moment, and otherwise this is what went wrong.
-            assert self._ended(10) is not None, f"save {self.saves}: {error}: {self._result(-1)}"
+            ended = self._ended(10) if _ENDING.search(str(error)) else None
+            assert ended is not None, f"save {self.saves}: {error}: {self._result(-1)}"
             return
         self.saves += 1
         if self.kill:
