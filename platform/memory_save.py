@@ -70,7 +70,7 @@ class MemorySave:
     def add(self, number: int, t: Tracee, at: int, tgid: int, probed: tuple[int, int] | None) -> AddressSpace:
         """One address space, through a task of it that stands at an event stop; `at` is a `syscall` instruction in it,
         0 where there is none; for `probed` see `capture_space`. Its pages are copied now, or will be by `finish`, which
-        also completes the record. In the sentry's tracing thread, and everybody stands still. Unsavable; Gone; OSError."""
+        also completes the record. In the sentry's tracing thread; everybody stands still. Unsavable; Gone; OSError."""
         owner, who = f"s{number}", f"process {tgid}"
         self._probed = probed
         threshold = self._threshold if self._tracking is None else WORTH_A_COPY
