@@ -11,6 +11,7 @@ import errno
 import mmap
 import os
 import struct
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
@@ -22,6 +23,8 @@ from trapline.sentry.state.unsavable import Unsavable
 #: Bytes copied at a time: what fits into a core's cache is quickest.
 PIECE = 512 << 10
 _MOST_RANGES = 1024  # IOV_MAX
+#: Bytes from which on two threads copy.
+_WORTH_A_THREAD = 16 << 20
 _VECTOR = struct.Struct("<QQ")
 _libc = ctypes.CDLL(None, use_errno=True)
 _readv = _libc.process_vm_readv
@@ -68,14 +71,48 @@ def copy_pages(host: int, owner: str, ranges: Sequence[Range], writer: Writer) -
     for start, end in ranges:
         runs.append(PageRun(owner, start, end - start, at))
         at += end - start
-    with _Source(host) as source:
-        for pieces, size in cut(ranges, PIECE, _MOST_RANGES):
-            source.read(pieces, size)
-            writer.write(offset, source.view[:size])
-            offset += size
+    _Copy(host, ranges, offset, writer).run(2 if total >= _WORTH_A_THREAD else 1)
     for run in runs:
         writer.add_run(run)
     return total
+
+
+class _Copy:
+    """One copy by several threads: one writes, and the others read meanwhile. A host serves one writer of a file at a
+    time, and two that wait for it spin."""
+
+    def __init__(self, host: int, ranges: Sequence[Range], offset: int, writer: Writer) -> None:
+        self._host, self._writer = host, writer
+        self._left = cut(ranges, PIECE, _MOST_RANGES)
+        self._offset = offset
+        self._taking, self._writing = threading.Lock(), threading.Lock()
+        self._error: BaseException | None = None
+
+    def run(self, threads: int) -> None:
+        """As `copy_pages`."""
+        others = [threading.Thread(target=self._work, name="page copy") for _ in range(threads - 1)]
+        for thread in others:
+            thread.start()
+        self._work()
+        for thread in others:
+            thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def _work(self) -> None:
+        try:
+            with _Source(self._host) as source:
+                while self._error is None:
+                    with self._taking:
+                        pieces, size = next(self._left, ([], 0))
+                        offset, self._offset = self._offset, self._offset + size
+                    if not size:
+                        return
+                    source.read(pieces, size)
+                    with self._writing:
+                        self._writer.write(offset, source.view[:size])
+        except BaseException as error:
+            self._error = error
 
 
 def copy_object(key: str, size: int, path: str, writer: Writer) -> int:

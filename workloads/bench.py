@@ -5,7 +5,8 @@ ratios, so that a machine which gets slower for a while slows all. Everything of
 --unpinned): there, time that passes is the CPU time of guest and sentry together, and across two CPUs a
 wake-up costs several times as much, natively too, and is a matter of luck.
 
-Rows, parts and limits are in bench_rows.py; the kinds of run in bench_kinds.py; whole runs in bench_whole.py.
+Rows, parts and limits are in bench_rows.py; the kinds of run in bench_kinds.py; whole runs in bench_whole.py,
+checkpoints in bench_checkpoints.py.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NoReturn
 
+import bench_checkpoints
 import bench_rows
 import bench_whole
 import psutil
@@ -32,7 +34,7 @@ from trapline.sentry.cli.measured_run import NotMeasured
 
 SCHEMA = 2
 #: Rows of whole runs that --rows takes, beside the operations.
-WHOLE = ("true", "timers", "wakeups", "armed", "sleepers")
+WHOLE = ("true", "timers", "wakeups", "armed", "sleepers", "checkpoints")
 
 
 @dataclass
@@ -114,6 +116,17 @@ class Bench:
                 progress(f"{count} sleeping processes, {platform}")
                 self.whole(platform, "memory", lambda p=platform: bench_whole.sleepers(p, count, self.add))
 
+    def checkpoint_rounds(self) -> None:
+        """Saves and restores, the kinds in turn."""
+        quick = self.options.quick
+        with bench_checkpoints.place(128 if quick else bench_rows.SAVED_MIB) as where:
+            self.images = {"mib": where.mib, "where": where.where}
+            bodies = [(kind, *each) for kind in self.kinds for each in bench_checkpoints.bodies(kind, where)]
+            for number in range(1 if quick else 5):
+                for kind, row, body in bodies:
+                    progress(f"checkpoints, round {number + 1}, {kind.title}, {row}")
+                    self.whole(kind.name, row, lambda b=body: b(self.add))
+
     def result(self, started: float, absent: dict[str, str]) -> dict[str, Any]:
         """Everything, as it is written to bench.json."""
         skews = {kind: median(found) for kind, found in self.skews.items() if found}
@@ -133,6 +146,7 @@ class Bench:
                 "duration": self.options.duration,
             },
             "machine": machine(),
+            "images": self.images,
             "kinds": {kind.name: {"title": kind.title, "version": kind.version} for kind in self.kinds},
             "absent": absent,
             "failures": {kind: rows for kind, rows in self.failures.items() if rows},
@@ -240,6 +254,8 @@ def main() -> int:
         for number in range(options.rounds if names else 0):
             bench.operations_round(number + 1, names)
         bench.whole_rounds(set(options.rows) & set(WHOLE))
+        if "checkpoints" in options.rows:
+            bench.checkpoint_rounds()
     progress("")
     result = bench.result(started, peers.absent)
     write(result, Path(options.json))

@@ -129,6 +129,10 @@ class Peers:
             yield Kind("proot", "proot", version, lambda c: ["proot", *c], peer=True)
         if "runsc" in wanted and self._installed("runsc", "runsc"):
             version = first_line("runsc", "--version").rpartition(" ")[2]
+            from bench_checkpoints import can_leave_compression
+
+            if not can_leave_compression():
+                version += " (whose checkpoints are always compressed)"
             for platform in runsc_platforms():
                 yield self._runsc(platform, version)
         if "uml" in wanted and self._installed("uml", "linux.uml"):

@@ -109,6 +109,8 @@ def whole_table(result: Result) -> list[str]:
     kinds = [kind for kind in kinds_of(result) if any(middle(result, kind, row) for row in WHOLE)]
     lines = _header(result, kinds, "whole runs")
     for row, (title, unit) in WHOLE.items():
+        if not any(middle(result, kind, row) for kind in kinds):
+            continue
         lines.append(f"| {title}, {unit} | " + " | ".join(_whole(result, kind, row) for kind in kinds) + " |")
     return lines
 
@@ -146,6 +148,20 @@ def spread_table(result: Result) -> list[str]:
             cells.append(f"{mid} ({low} - {high})")
         lines.append(f"| {operation.title} | " + " | ".join(cells) + " |")
     return lines
+
+
+def _images(result: Result) -> list[str]:
+    """How checkpoints were measured."""
+    images = result.get("images")
+    if not images:
+        return []
+    return [
+        f"Checkpoints: of a program with {images['mib']} MiB that cannot be compressed; images are {images['where']},",
+        "uncompressed, not synchronised, on all CPUs. Time is from the exec of the command to its end, for a restore",
+        "to the first line that the program prints. A pause is the longest time between two readings of the clock in a",
+        "loop of the program's.",
+        "",
+    ]
 
 
 def place(result: Result) -> str:
@@ -218,6 +234,7 @@ def page(result: Result) -> str:
         "## What was asked for", "",
         "Ratios are to native where nothing else is said. *ptrace* is the same on the ptrace platform.", "",
         *figures_table(result), "",
+        *_images(result),
         "## Spread", "", "Median (lower quartile - upper quartile) over the rounds.", "",
         *spread_table(result), "",
         "## What each row is", "",

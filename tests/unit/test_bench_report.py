@@ -134,5 +134,24 @@ def test_wrong_options_get_one_line(words: list[str], capsys: pytest.CaptureFixt
 def test_every_asked_figure_has_a_row_that_is_measured() -> None:
     rows = {operation.name for operation in bench_rows.OPERATIONS} | set(bench_rows.WHOLE)
     rows |= {"timers-less-true", "wakeups", "wakeups-many", "memory", "interval-us"}
-    rows |= {"wakeups-10000", "wakeups-asleep", "wakeups-armed", "armed"}
+    rows |= {"wakeups-10000", "wakeups-asleep", "wakeups-armed", "armed"} | bench_rows.CHECKPOINTS
     assert {a.row for a in bench_rows.ASKED} <= rows
+
+
+def _of_checkpoints(mib: int) -> list[bench_rows.Figure]:
+    samples = {
+        "seccomp": {"save": [0.6, 0.4], "restore-background": [0.1, 0.2], "pause": [30.0, 40.0]},
+        "runsc-ptrace": {"save": [0.5, 0.5], "restore-background": [0.5, 0.5]},
+    }
+    return bench_rows.figures({"samples": samples, "failures": {}, "images": {"mib": mib}})
+
+
+def test_checkpoints_are_compared_to_runsc_round_by_round() -> None:
+    found = {figure.name: figure for figure in _of_checkpoints(bench_rows.SAVED_MIB)}
+    assert found["save/runsc"].value == pytest.approx(1.0) and found["save/runsc"].verdict == "NOT MET"
+    assert found["background/runsc"].value == pytest.approx(0.3) and found["background/runsc"].verdict == "met"
+    assert found["pause"].value == 35 and found["pause"].verdict == "met"
+
+
+def test_checkpoints_of_another_size_than_was_asked_for_are_not_judged() -> None:
+    assert _of_checkpoints(128) == []
