@@ -106,7 +106,7 @@ def _is_at(work: Capture, path: bytes, status: os.stat_result) -> bool:
 
 
 def _same_device(work: Capture, path: bytes, status: os.stat_result) -> bool:
-    """Whether the sandbox has a node for it under the same name, as for the host's /dev/null that somebody passed in."""
+    """Whether the sandbox has a node for it under the same name, as for a /dev/null of the host's."""
     if not stat.S_ISCHR(status.st_mode) or os.major(status.st_rdev) != _MEM_MAJOR:
         return False
     try:

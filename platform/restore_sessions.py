@@ -34,9 +34,10 @@ class Sessions:
         self._ttys = {tty.sid: tty for tty in state.ttys.values() if tty.sid in state.groups and tty.number < OUTSIDE}
         self._open: dict[int, int] = {}  # descriptors by a terminal's number, readable ones before others
         for key, file in files.items():
-            if isinstance(file, TerminalSlave) and key in pool:
-                if file.flags & os.O_ACCMODE != os.O_WRONLY or file.terminal not in self._open:
-                    self._open[file.terminal] = pool[key]
+            if not isinstance(file, TerminalSlave) or key not in pool:
+                continue
+            if file.flags & os.O_ACCMODE != os.O_WRONLY or file.terminal not in self._open:
+                self._open[file.terminal] = pool[key]
 
     def lead(self, tgid: int, leader: Injection) -> None:
         """It has become the leader of its session, and has no children yet. OSError."""

@@ -22,8 +22,8 @@ from trapline.platform.injection import Injection, Workspace, await_trap
 from trapline.platform.namespaces import SetupError
 from trapline.platform.notifications import Listener
 from trapline.platform.page_check import PageCheck
-from trapline.platform.restore_sharing import Sharing
 from trapline.platform.restore_sessions import Sessions
+from trapline.platform.restore_sharing import Sharing
 from trapline.platform.restore_tree import Tree, kill_all
 from trapline.platform.seccomp import SeccompEngine
 from trapline.platform.seed import Ready
@@ -44,8 +44,8 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from trapline.platform.background_load import BackgroundLoad
-    from trapline.platform.guest_start import Launch
     from trapline.platform.caller_terminal import CallerTerminal
+    from trapline.platform.guest_start import Launch
     from trapline.platform.namespaces import Sandbox
     from trapline.platform.own_terminal import OwnTerminal
     from trapline.platform.restored_image import RestoredImage
