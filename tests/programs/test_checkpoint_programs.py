@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -125,18 +127,17 @@ REDIS = r"""
 redis-server --port 7777 --bind 127.0.0.1 --save '' --appendonly yes --dir . --daemonize no > log &
 until redis-cli -p 7777 ping > /dev/null 2>&1; do sleep 0.01; done
 echo up
-redis-benchmark -p 7777 -c 8 -n 4000 -r 100 -q incr key:__rand_int__ > /dev/null & load=$!
+redis-benchmark -p 7777 -c 8 -n 20000 -r 100 -q incr key:__rand_int__ > /dev/null & load=$!
 for i in $(seq 150); do
     printf 'set n:%d %d\nlpush list %d\n' $i $((i * i)) $i
 done | redis-cli -p 7777 > /dev/null
-echo half
 wait $load
 redis-cli -p 7777 eval 'local sum = 0 for _, k in ipairs(redis.call("keys", "key:*")) do sum = sum + redis.call("get", k) end return sum' 0
 redis-cli -p 7777 get n:100
 redis-cli -p 7777 lrange list 0 -1 | sha256sum
 redis-cli -p 7777 bgrewriteaof > /dev/null
 redis-cli -p 7777 shutdown nosave
-wait; ls appendonlydir > /dev/null; echo done
+wait; rm -r appendonlydir log; echo done
 """
 
 
@@ -144,7 +145,7 @@ def test_redis_under_load(boxes: Boxes, form: str) -> None:
     """A server, its clients and the connections between them: no write is lost, and none is done twice."""
     program("redis-server")
     words = [program("bash"), "-c", REDIS]
-    same_when_saved(boxes, words, form, "--network", "none", at=(b"up", b"half"), seed=3, saves=2)
+    same_when_saved(boxes, words, form, "--network", "none", at=(b"up",), seed=3, saves=3)
 
 
 SQLITE = r"""
@@ -152,9 +153,9 @@ import os, sqlite3, sys
 base = sqlite3.connect("base", isolation_level=None)
 base.executescript("pragma journal_mode=%s; create table t(a integer primary key, b text);" % sys.argv[1])
 base.execute("begin immediate")
-for i in range(20000):
+for i in range(200000):
     base.execute("insert into t values(?, ?)", (i, "x" * (i % 50)))
-    if i == 10000: print("half", flush=True)
+    if i == 40000: print("half", flush=True)
 other = sqlite3.connect("base", timeout=0)
 try: other.execute("insert into t values(-1, '')")
 except sqlite3.OperationalError as error: print(error, flush=True)
@@ -162,7 +163,7 @@ print(other.execute("select count(*) from t").fetchall(), flush=True) if sys.arg
 base.execute("commit")
 base.execute("begin"); base.execute("delete from t where a % 2")
 print("deleted", flush=True)
-for i in range(30): base.execute("update t set b = b || ?", (str(i),))
+for i in range(12): base.execute("update t set b = b || ?", (str(i),))
 print(base.execute("select count(*), sum(a), sum(length(b)) from t").fetchall())
 base.execute("rollback")
 print(base.execute("select count(*), sum(a), sum(length(b)) from t").fetchall(), base.execute("pragma integrity_check").fetchall())
@@ -232,8 +233,8 @@ def test_200_processes(boxes: Boxes, form: str) -> None:
 
 
 THREADS = r"""
-import threading, os
-count, rounds = 200, 8
+import threading, time
+count, rounds = 200, 10
 barrier = threading.Barrier(count + 1)
 cells, lock = [0] * count, threading.Lock()
 names = set()
@@ -249,12 +250,136 @@ for t in threads: t.start()
 for r in range(rounds):
     barrier.wait()
     print("round", r, flush=True)
+    time.sleep(0.02)
     barrier.wait()
 for t in threads: t.join()
-print(len(names), [len(set(cells)) > 0, len(cells)], flush=True)
+print(len(names), len(cells), flush=True)
 """
 
 
 def test_200_threads(boxes: Boxes, form: str) -> None:
     """All of them meet at barriers; each has the id after the save that it had before."""
     same_when_saved(boxes, [sys.executable, "-c", THREADS], form, at=(b"round 1\n", b"round 4\n"), seed=7, saves=0)
+
+
+GO = r"""package main
+
+import (
+	"fmt"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+	"time"
+)
+
+func main() {
+	signals := make(chan os.Signal, 8)
+	signal.Notify(signals, syscall.SIGUSR1)
+	jobs, sums := make(chan int), make(chan int)
+	var group sync.WaitGroup
+	for w := 0; w < 64; w++ {
+		group.Add(1)
+		go func() {
+			defer group.Done()
+			for n := range jobs {
+				s := 0
+				for i := 0; i < 20000; i++ {
+					s = (s*31 + n + i) % 1000003
+				}
+				time.Sleep(time.Millisecond)
+				sums <- s
+			}
+		}()
+	}
+	go func() {
+		for n := 0; n < 20000; n++ {
+			if n%5000 == 2500 {
+				fmt.Println("at", n)
+				syscall.Kill(os.Getpid(), syscall.SIGUSR1)
+				<-signals
+			}
+			jobs <- n
+		}
+		close(jobs)
+		group.Wait()
+		close(sums)
+	}()
+	total := 0
+	for s := range sums {
+		total += s
+	}
+	fmt.Println(total)
+}
+"""
+
+
+@pytest.fixture(scope="session")
+def go_program(tmp_path_factory: pytest.TempPathFactory) -> str:
+    place = tmp_path_factory.mktemp("go")
+    (place / "work.go").write_text(GO)
+    home = {**os.environ, "HOME": str(place), "GO111MODULE": "off", "GOFLAGS": ""}
+    subprocess.run([program("go"), "build", "-o", "work", "work.go"], cwd=place, env=home, check=True, timeout=200)
+    return str(place / "work")
+
+
+def test_go(boxes: Boxes, form: str, go_program: str) -> None:
+    """A runtime of many threads, which preempts them by signals and sleeps in futexes."""
+    same_when_saved(boxes, [go_program], form, at=(b"at 2500\n", b"at 12500\n"), seed=8, saves=1)
+
+
+NODE = r"""
+const { spawn } = require('child_process');
+const crypto = require('crypto');
+let ticks = 0, hashed = 0;
+const say = (...words) => console.log(...words);
+const timer = setInterval(() => { if (++ticks === 20) say('ticking'); if (ticks === 120) { clearInterval(timer); end(); } }, 5);
+const cat = spawn('cat');
+let echoed = '';
+cat.stdout.on('data', data => { echoed += data; if (echoed.length >= 20000) cat.stdin.end(); });
+for (let i = 0; i < 2000; i++) cat.stdin.write(String(i % 10).repeat(9) + '\\n');
+cat.on('close', code => { say('cat', code, crypto.createHash('sha256').update(echoed).digest('hex')); end(); });
+let left = 60;
+for (let i = 0; i < 60; i++) crypto.pbkdf2('x' + i, 'salt', 20000, 32, 'sha512', (e, key) => { hashed ^= key[0]; if (!--left) end(); });
+let ends = 0;
+function end() { if (++ends === 3) say(ticks, hashed); }
+"""
+
+
+def test_node(boxes: Boxes, form: str) -> None:
+    """An event loop, the pool of threads below it, a compiler's memory, a child."""
+    same_when_saved(boxes, [program("node"), "-e", NODE], form, at=(b"ticking",), seed=9, saves=1)
+
+
+JAVA = r"""
+import java.util.concurrent.*;
+public class Work {
+    public static void main(String[] words) throws Exception {
+        ExecutorService pool = Executors.newFixedThreadPool(16);
+        long sum = 0;
+        for (int round = 0; round < 6; round++) {
+            java.util.List<Future<Long>> found = new java.util.ArrayList<>();
+            for (int n = 0; n < 64; n++) {
+                final int seed = round * 64 + n;
+                found.add(pool.submit(() -> {
+                    long s = seed; StringBuilder text = new StringBuilder();
+                    for (int i = 0; i < 30000; i++) { s = (s * 31 + i) % 1000003; text.append(s % 10); }
+                    Thread.sleep(2);
+                    return s + text.toString().hashCode();
+                }));
+            }
+            for (Future<Long> f : found) sum += f.get();
+            System.out.println("round " + round); System.gc();
+        }
+        pool.shutdown();
+        System.out.println(sum);
+    }
+}
+"""
+
+
+@pytest.mark.long
+def test_java(boxes: Boxes, form: str) -> None:
+    """A virtual machine that catches SIGSEGV for its own purposes, and moves its memory about."""
+    Path("Work.java").write_text(JAVA)
+    same_when_saved(boxes, [program("java"), "Work.java"], form, at=(b"round 1\n", b"round 3\n"), seed=10, saves=1)
