@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import ctypes
 import os
-import resource
 import signal
 import struct
 from typing import TYPE_CHECKING
 
+from trapline.platform import host_limits, stop_calls
 from trapline.platform import ptrace_calls as pt
-from trapline.platform import stop_calls
 from trapline.platform.injection import get_extended, single
 from trapline.platform.pokes import is_poke
 from trapline.platform.user_maps import UserMaps
@@ -35,7 +34,6 @@ _GET_ROBUST_LIST, _IOPRIO_GET, _IOPRIO_WHO_PROCESS = 274, 252, 1
 _PTRACE_GET_RSEQ_CONFIGURATION = 0x420F
 _EVENT_STOP = pt.EVENT_STOP << 16 | 5 << 8 | 0x7F
 _RED_ZONE = 128
-_LIMITS = 16  # RLIM_NLIMITS
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
 
@@ -79,7 +77,7 @@ class TaskCapture:
             threads=[self._thread(t, group) for t in living],
             parent=group.ppid,
             leader_ended=leader_ended,
-            limits={number: resource.prlimit(first.host, number) for number in range(_LIMITS)},
+            limits=host_limits.read(first.host),
             oom_score=int(_text(f"/proc/{first.host}/oom_score_adj")),
             cpu=self._engine.group_cpu_ns(group.tgid),
             user=self._engine.group_user_ns(group.tgid),

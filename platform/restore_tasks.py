@@ -17,7 +17,7 @@ import resource
 import struct
 from contextlib import suppress
 
-from trapline.platform import injection
+from trapline.platform import host_limits, injection
 from trapline.platform import ptrace_calls as pt
 from trapline.platform.injection import Call, Data, Injection, Try, single
 from trapline.platform.restore_tree import make_child
@@ -34,6 +34,7 @@ _CAPABILITY_VERSION_3, _LAST_CAPABILITY = 0x20080522, 40
 _SS_ONSTACK, _SS_DISABLE, _O_PATH, _AT_FDCWD = 1, 2, 0o10000000, -100
 _SIGTRAP = 5
 _IOPRIO_SET, _IOPRIO_WHO_PROCESS, _TGKILL = 251, 1, 234
+_PRLIMIT64 = 302
 _EXIT, _RT_SIGQUEUEINFO, _RT_TGSIGQUEUEINFO = 60, 129, 297
 _TSYNC, _NEW_LISTENER, _TSYNC_ESRCH, _WAIT_KILLABLE = 1, 8, 16, 32
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -160,11 +161,18 @@ def _packed(action: SigAction) -> bytes:
     return struct.pack("<4Q", action.handler, action.flags & pt.U64, action.restorer, action.mask)
 
 
-def set_limits(host: int, record: ProcessRecord) -> None:
+def set_limits(leader: Injection, record: ProcessRecord) -> None:
     """OSError where a limit may not be had."""
+    now = host_limits.read(leader.host)
     for number, (soft, hard) in record.limits.items():
-        if resource.prlimit(host, number) != (soft, hard):
-            resource.prlimit(host, number, (soft, hard))
+        if now.get(number) == (soft, hard):
+            continue
+        try:
+            resource.prlimit(leader.host, number, (soft, hard))
+        except PermissionError:
+            # Another user's; it may itself, unless the limit is above what it began with.
+            pair = Data(struct.pack("<2Q", soft & pt.U64, hard & pt.U64))
+            leader.run([(_PRLIMIT64, 0, number, pair, 0)])
 
 
 def become_guest(leader: Injection, at: int, actions: dict[int, SigAction], program: bytes, flags: int) -> int:

@@ -255,7 +255,7 @@ class RestoredSession(Session):
         if dumpable < 2:
             leader.run([(_PRCTL, _PR_SET_DUMPABLE, dumpable, 0, 0, 0)])  # a change of user takes it away
         leader.run(restore_tasks.disposition_calls(group.actions))
-        restore_tasks.set_limits(leader.host, record)
+        restore_tasks.set_limits(leader, record)
         listening = isinstance(engine, SeccompEngine)
         flags = restore_tasks.filter_flags(listening, self.launch.killable, len(threads))
         at = loaded.syscall_instruction(group)
