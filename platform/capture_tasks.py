@@ -174,8 +174,7 @@ class TaskCapture:
     def _bring_back(self, t: Tracee) -> None:
         """A task in a job-control stop: to a stop where its registers can be read; it listens again at the end."""
         pt.call(pt.PTRACE_INTERRUPT, t.host)
-        if pt.wait_one(t.host) & 0xFF != 0x7F:
-            raise Gone(t.tid)
+        pt.wait_stop(t.host)
 
     def _ask(self, t: Tracee, group: ThreadGroup) -> tuple[bytes, int]:
         """(stack_t, address that is cleared at its end); of a first thread also what `probed` tells."""
@@ -211,10 +210,7 @@ class TaskCapture:
         """Bring a task that stands to an event stop, before it executes anything. Gone; OSError."""
         pt.call(pt.PTRACE_INTERRUPT, t.host)
         pt.cont(t.host)
-        status = pt.wait_one(t.host)
-        if status & 0xFF != 0x7F:
-            self._engine.deferred.append((t.host, status, pt.last_rusage()))
-            raise Gone(t.tid)
+        status = pt.wait_stop(t.host)
         if status >> 16 != pt.EVENT_STOP:
             raise OSError(0, f"task {t.tid}: unexpected stop {status:#x}")
 
