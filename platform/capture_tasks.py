@@ -177,9 +177,8 @@ class TaskCapture:
 
     def _await_rest(self, t: Tracee) -> None:
         """The stop of an interrupt of ours. Gone when it is another's: that is served once the tasks go on."""
-        status = pt.wait_one(t.host)
-        over = t.listening and status >> 8 & 0xFF == signal.SIGTRAP  # its job-control stop is
-        if status & 0xFF != 0x7F or over:
+        status = pt.wait_stop(t.host)
+        if t.listening and status >> 8 & 0xFF == signal.SIGTRAP:  # its job-control stop is over
             self._engine.deferred.append((t.host, status, pt.last_rusage()))
             raise Gone(t.tid)
         if status >> 16 != pt.EVENT_STOP:

@@ -225,9 +225,7 @@ def single(host: int, at: int, nr: int, *args: int) -> int:
     for _ in range(2):  # to its entry, and to its exit
         pt.cont_to_exit(host)
         while True:
-            status = pt.wait_one(host)
-            if status & 0xFF != 0x7F:
-                raise Gone(host)
+            status = pt.wait_stop(host)
             if status >> 8 & 0xFF == _SIGTRAP | 0x80:
                 break
             pt.cont_to_exit(host)

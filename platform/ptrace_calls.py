@@ -10,6 +10,7 @@ import ctypes
 import errno
 import os
 import struct
+import time
 from typing import Any, Protocol
 
 from trapline.platform.ptrace_binding import (
@@ -248,6 +249,33 @@ def stopped_now(host: int) -> int | None:
     if _waitid(_P_PID, host, _siginfo_at, _WSTOPPED | WALL | WNOHANG) == 0 and _si_pid.value:
         return _si_status.value << 8 | 0x7F
     return None
+
+
+def wait_stop(host: int) -> int:
+    """Wait until one tracee stops; its status. Gone when it dies instead, and its death is still to be waited for.
+
+    What goes wrong otherwise: the leader of a process that ends cannot be waited for before all of its threads are
+    (Linux delay_group_leader), so who waits for it, and for nothing else, waits for ever.
+    """
+    looked = 0
+    while (status := stopped_now(host)) is None:
+        looked += 1
+        if looked % 32 == 0 and is_dead(host):
+            raise Gone(host)
+        if looked < 4096:
+            os.sched_yield()
+        else:
+            time.sleep(0.0002)
+    return status
+
+
+def is_dead(host: int) -> bool:
+    """Whether a task has ended, though it may still be there for those who wait, or for its threads."""
+    try:
+        with open(f"/proc/{host}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] in b"ZX"
+    except OSError:
+        return True
 
 
 def any_stopped() -> tuple[int, int]:

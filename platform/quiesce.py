@@ -155,7 +155,7 @@ class Quiescence:
         return [
             t
             for host, t in self._engine.tracees.items()
-            if host not in self.at_rest and not t.listening and t.holding is None and not _is_dead(host)
+            if host not in self.at_rest and not t.listening and t.holding is None and not pt.is_dead(host)
         ]
 
     def _done(self) -> bool:
@@ -209,12 +209,3 @@ class Quiescence:
                     pt.call(pt.PTRACE_LISTEN, host)
                 except (Gone, OSError):
                     pass  # it listens still, or is dead
-
-
-def _is_dead(host: int) -> bool:
-    """A leader that has ended before its threads, or somebody whose death is on its way."""
-    try:
-        with open(f"/proc/{host}/stat", "rb") as file:
-            return file.read().rpartition(b")")[2].split()[0] in b"ZX"
-    except OSError:
-        return True

@@ -69,9 +69,7 @@ def borrowed(host: int) -> Iterator[None]:
         # The registers may say that the host is to begin a call again, which it does after such a stop only.
         pt.call(pt.PTRACE_INTERRUPT, host)
         pt.cont(host)
-        status = pt.wait_one(host)
-        if status & 0xFF != 0x7F:
-            raise Gone(host)
+        status = pt.wait_stop(host)
         if status >> 16 != pt.EVENT_STOP:
             raise OSError(0, f"host task {host}: unexpected stop {status:#x}")
 
@@ -274,9 +272,7 @@ def _clone(guest: int, at: int, flags: int) -> int:
     host, stops = 0, 0
     while stops < 2:  # its entry and its exit
         pt.cont_to_exit(guest)
-        status = pt.wait_one(guest)
-        if status & 0xFF != 0x7F:
-            raise Gone(guest)
+        status = pt.wait_stop(guest)
         if status >> 16 in (pt.EVENT_CLONE, pt.EVENT_FORK):
             host = pt.event_message(guest)
         elif status >> 8 & 0xFF == _TRAP | 0x80:

@@ -11,7 +11,6 @@ from trapline.platform.capture_memory import Collector, capture_space, complete_
 from trapline.platform.page_copy import Writer, copy_pages, private_pages
 from trapline.platform.page_scan import Range, without
 from trapline.platform.snapshot import Snapshot, lost_ranges, reap
-from trapline.sentry.protocol import Gone
 from trapline.sentry.state.records import AddressSpace
 
 if TYPE_CHECKING:
@@ -105,10 +104,7 @@ def reap_running(engine: Engine, t: Tracee, at: int, pid: int) -> bool:
     has to be asked again later. Gone; OSError."""
     while not t.listening:
         engine.interrupt(t)
-        status = pt.wait_one(t.host)
-        if status & 0xFF != 0x7F:
-            engine.deferred.append((t.host, status, pt.last_rusage()))
-            raise Gone(t.host)
+        status = pt.wait_stop(t.host)
         here = status == pt.EVENT_STOP << 16 | signal.SIGTRAP << 8 | 0x7F
         if here:
             reap(t.host, at, pid)

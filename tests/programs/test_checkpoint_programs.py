@@ -363,7 +363,7 @@ public class Work {
                 final int seed = round * 64 + n;
                 found.add(pool.submit(() -> {
                     long s = seed; StringBuilder text = new StringBuilder();
-                    for (int i = 0; i < 30000; i++) { s = (s * 31 + i) % 1000003; text.append(s % 10); }
+                    for (int i = 0; i < 150000; i++) { s = (s * 31 + i) % 1000003; text.append(s % 10); }
                     Thread.sleep(2);
                     return s + text.toString().hashCode();
                 }));
@@ -382,4 +382,4 @@ public class Work {
 def test_java(boxes: Boxes, form: str) -> None:
     """A virtual machine that catches SIGSEGV for its own purposes, and moves its memory about."""
     Path("Work.java").write_text(JAVA)
-    same_when_saved(boxes, [program("java"), "Work.java"], form, at=(b"round 1\n", b"round 3\n"), seed=10, saves=1)
+    same_when_saved(boxes, [program("java"), "Work.java"], form, at=(b"round 0\n",), seed=10, saves=1)
