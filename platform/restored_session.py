@@ -21,7 +21,7 @@ from trapline.platform import ptrace_calls as pt
 from trapline.platform.injection import Injection, Workspace, await_trap
 from trapline.platform.namespaces import SetupError
 from trapline.platform.notifications import Listener
-from trapline.platform.page_check import PageCheck
+from trapline.platform.page_fill import PageFill
 from trapline.platform.restore_sharing import Sharing
 from trapline.platform.restore_tree import Tree, kill_all
 from trapline.platform.restore_ttys import Ttys
@@ -73,8 +73,6 @@ class RestoredSession(Session):
     ) -> None:
         self.loaded = loaded
         self._background: BackgroundLoad | None = None
-        #: Pages that are loaded first, though others come later.
-        self._loaded_now = [run for run in loaded.runs if run.owner in loaded.image.shared] if background else []
         self._ready = Ready(0, {}, 0, {}, {})  # what the seed tells
         self._flags: dict[int, int] = {}  # by which each process was cloned
         self._users: dict[int, int] = {}  # of each address space: processes that have still to be made
@@ -175,25 +173,29 @@ class RestoredSession(Session):
         self._after([t for t, _ in guests if t.holding is None and not t.listening])
 
     def _load(self, at: dict[int, Injection], living: list[ProcessRecord]) -> None:
-        """The memory of all, but for what comes later; each page of the rest has been compared then."""
-        loaded = self.loaded
-        check = PageCheck(loaded.reader.chain, loaded.pages, loaded.runs if self._background is None else ())
-        try:
-            self._memory(at, living)
-            if self._background is not None:
-                # Which those are is known only now, and they are few.
-                check = PageCheck(loaded.reader.chain, loaded.pages, self._loaded_now)
-            check.finish()
-        finally:
-            check.stop()
+        """The memory of all, but for what comes later."""
+        loaded, image = self.loaded, self.loaded.image
+        fill = PageFill(loaded.reader.chain, loaded.pages)
+        # What shared memory was filled with, in the seed, is compared now.
+        fill.add(run for run in loaded.runs if run.owner in image.shared)
+        spaces = self._map(at, living, fill)
+        fill.run()
+        for leader, restored in spaces:
+            leader.run(restored.finish())
+        if spaces:
+            last = spaces[-1][0]
+            last.run(restore_ipc.removals(image.ipc))
+            last.run(restore_shared.late_seals(image, self._ready.shared))
 
-    def _memory(self, at: dict[int, Injection], living: list[ProcessRecord]) -> None:
-        """Map and load each address space, in one of the processes that have it."""
+    def _map(
+        self, at: dict[int, Injection], living: list[ProcessRecord], fill: PageFill
+    ) -> list[tuple[Injection, restore_memory.SpaceRestore]]:
+        """Each address space, in one of the processes that have it."""
         ready, image = self._ready, self.loaded.image
         workspace = ready.base, injection.SIZE
         taken = [workspace, *ready.vdso.values()]
         scratch = restore_memory.find_gap(image.spaces.values(), 16 << 20, taken)
-        leader = None
+        spaces = []
         for record in living:
             self._users[record.space] = self._users.get(record.space, 0) + 1
             if self._users[record.space] > 1:
@@ -207,13 +209,9 @@ class RestoredSession(Session):
             leader.run(restored.map())
             if later is not None:
                 later()
-            calls, sizes = restored.load()
-            if leader.run(calls) != sizes:
-                raise SetupError(f"the pages of process {record.tgid} cannot be loaded")
-            leader.run(restored.finish())
-        if leader is not None:
-            leader.run(restore_ipc.removals(image.ipc))
-            leader.run(restore_shared.late_seals(image, ready.shared))
+            fill.add(now, leader.host)
+            spaces.append((leader, restored))
+        return spaces
 
     def _later(self, leader: Injection, number: int) -> tuple[Callable[[], None] | None, list[PageRun]]:
         """What is to be done once an address space is mapped, for pages that come later, and those that come now."""
@@ -225,9 +223,7 @@ class RestoredSession(Session):
         now, later = split(space, runs)
         uffd = background.open(leader) if later else None
         if uffd is None:
-            self._loaded_now += runs
             return None, runs
-        self._loaded_now += now
         return lambda: background.begin(uffd, space, later), now
 
     def reap_all(self) -> None:
