@@ -13,7 +13,7 @@ import errno
 import os
 import struct
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from trapline.sentry.protocol import Gone
 from trapline.sentry.state.image_reader import ImageReader
@@ -41,7 +41,7 @@ class PageFill:
         #: By image and block: by process, what of it goes there.
         self._blocks: dict[tuple[int, int], dict[int, list[Piece]]] = {}
         self._lock = threading.Lock()
-        self._left = iter(())  # type: ignore[var-annotated]
+        self._left: Iterator[tuple[tuple[int, int], dict[int, list[Piece]]]] = iter(())
         self._error: BaseException | None = None
 
     def add(self, runs: Iterable[PageRun], host: int = 0) -> None:

@@ -1,15 +1,19 @@
-"""Sums of pages, with real images of a few blocks."""
+"""Pages into processes, each block compared with its sum: with real images of a few blocks, and with this process."""
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import os
 import random
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from trapline.platform.page_check import PageCheck
+from trapline.platform.page_fill import PageFill
 from trapline.sentry.kernel.state import KernelState
+from trapline.sentry.protocol import Gone
 from trapline.sentry.state.image_reader import ImageReader
 from trapline.sentry.state.image_writer import ImageWriter
 from trapline.sentry.state.manifest import Manifest
@@ -32,10 +36,16 @@ def path(tmp_path: Path) -> str:
     return made
 
 
+def compare(reader: ImageReader, runs: list[PageRun]) -> None:
+    fill = PageFill(reader.chain, [reader.pages_fd])
+    fill.add(runs)
+    fill.run()
+
+
 def check(path: str, without_third: bool = False) -> None:
     with ImageReader(path) as reader:
         runs = [run for run in reader.runs() if not (without_third and run.owner == "s2")]
-        PageCheck(reader.chain, [reader.pages_fd], runs).finish()
+        compare(reader, runs)
 
 
 def test_pages_as_they_were_saved(path: str) -> None:
@@ -63,11 +73,42 @@ def test_a_file_that_becomes_shorter_while_it_is_read(path: str) -> None:
     with ImageReader(path) as reader:
         os.truncate(f"{path}/pages.img", BLOCK)
         with pytest.raises(UnusableImage, match="is damaged"):
-            PageCheck(reader.chain, [reader.pages_fd], reader.runs()).finish()
+            compare(reader, reader.runs())
 
 
-def test_a_check_that_is_given_up(path: str) -> None:
+def room(size: int) -> tuple[mmap.mmap, int]:
+    area = mmap.mmap(-1, size)
+    return area, ctypes.addressof(ctypes.c_char.from_buffer(area))
+
+
+def test_pages_come_to_where_they_belong(path: str) -> None:
+    """Two owners' runs, of which one is scattered, into memory of this process."""
+    size = 5 * BLOCK + 4096
+    area, at = room(size)
     with ImageReader(path) as reader:
-        found = PageCheck(reader.chain, [reader.pages_fd], reader.runs())
-        found.stop()
-        found.finish()
+        whole = os.pread(reader.pages_fd, size, 0)
+        fill = PageFill(reader.chain, [reader.pages_fd])
+        pages = list(range(0, size, 4096))
+        random.Random(2).shuffle(pages)
+        scattered = [PageRun("s1", at + to, 4096, offset) for to, offset in zip(range(0, size, 4096), pages, strict=True)]
+        fill.add(scattered, os.getpid())
+        fill.run()
+    assert area[:] == b"".join(whole[offset : offset + 4096] for offset in pages)
+
+
+def test_memory_that_cannot_be_written(path: str) -> None:
+    with ImageReader(path) as reader:
+        fill = PageFill(reader.chain, [reader.pages_fd])
+        fill.add([PageRun("s1", 4096, 4096, 0)], os.getpid())
+        with pytest.raises(OSError, match="pages cannot be written"):
+            fill.run()
+
+
+def test_a_process_that_is_gone(path: str) -> None:
+    child = subprocess.Popen(["true"])
+    child.wait()
+    with ImageReader(path) as reader:
+        fill = PageFill(reader.chain, [reader.pages_fd])
+        fill.add([PageRun("s1", 1 << 20, 4096, 0)], child.pid)
+        with pytest.raises(Gone):
+            fill.run()
