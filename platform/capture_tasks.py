@@ -135,6 +135,7 @@ class TaskCapture:
             ),
             no_new_privileges=status["NoNewPrivs"] == "1",
             queued=self._queued(t, False),
+            parked=t.parked,
             holds_for=t.holding.tid if t.holding is not None else 0,
             cpu=self._engine.thread_cpu_ns(t.tid),
             user=self._engine.thread_user_ns(t.tid),
@@ -159,10 +160,10 @@ class TaskCapture:
             self._stand_again(t)
         regs = self._regs.load(t.host)
         if t.parked:
-            # Another call than pause(2) is in flight: issue it anew, and it goes on from its record.
-            if not stop_calls.about_to_pause(t, regs):
-                regs.rip -= 2
-            regs.rax, regs.orig_rax = t.nr, pt.U64
+            # As the host leaves it when its pause(2) was interrupted.
+            if stop_calls.about_to_pause(t, regs):
+                regs.rip += 2
+            regs.rax, regs.orig_rax = -stop_calls.ERESTARTNOHAND & pt.U64, stop_calls.PAUSE
         elif pt.signed(regs.rax) == -stop_calls.ERESTART_RESTARTBLOCK and pt.signed(regs.orig_rax) >= 0:
             # The rest of its timeout is known to the host only, which forgets it with the task.
             if regs.orig_rax == stop_calls.RESTART_SYSCALL and t.restarts >= 0:

@@ -33,6 +33,7 @@ from trapline.platform.tracee import Tracee
 from trapline.platform.vdso_image import VdsoImage
 from trapline.platform.wall_clock import WallClock
 from trapline.sentry.kernel import signal_lend
+from trapline.sentry.kernel.block import Execute, Reply
 from trapline.sentry.kernel.signal_send import deliverable
 from trapline.sentry.kernel.state import KernelState
 from trapline.sentry.protocol import Gone
@@ -91,6 +92,10 @@ class RestoredSession(Session):
     def _first_state(self) -> KernelState:
         state, sandbox = self.loaded.kernel, self.sandbox
         state.init_uid = os.getuid()
+        for key in [key for key in state.timers if key.startswith("sleep:")]:
+            # Of calls that wait: they are entered again, and set theirs anew. What goes wrong otherwise: one whose
+            # time has passed by now does not, and the old one ends a later call of the task's.
+            del state.timers[key]
         state.allowed_cpus = sandbox.cpus
         raw = self.engine.host_clock(MONOTONIC_RAW) - self.engine.host_monotonic()
         planned = self.loaded.clocks
@@ -264,6 +269,7 @@ class RestoredSession(Session):
         tracees = []
         for made, thread in zip(threads, record.threads, strict=True):
             tracee = Tracee(made.host, group_host, thread.tid, state.tasks[thread.tid])
+            tracee.parked = thread.parked
             engine.add(tracee)
             tracees.append((tracee, thread))
         if number >= 0:
@@ -314,6 +320,25 @@ class RestoredSession(Session):
             pt.call(pt.PTRACE_LISTEN, t.host)
             t.listening, first = True, False
 
+    def _enter_again(self, t: Tracee) -> None:
+        """The call that a task waits in goes on from its record, before anything else happens to the task. What goes
+        wrong otherwise: a signal that is pending runs its handler before the task has called pause(2) again, which
+        then waits for ever."""
+        task = t.task
+        assert task is not None
+        record = task.call
+        bound = self.dispatcher.handlers.get(record.nr) if record is not None else None
+        if record is None or bound is None or not bound[2]:
+            raise UnusableImage(f"task {t.tid} waits in no call that it could wait in")
+        t.nr, t.args = record.nr, record.args
+        reply = self.dispatcher.enter(task, record.nr, record.args, record.ip)
+        if isinstance(reply, int):
+            self.dispatcher.undelivered(task, record.nr, record.args, reply)
+        elif isinstance(reply, Execute):
+            t.reissue = reply
+        elif reply is Reply.HOST:
+            t.reissue = Execute()
+
     def _after(self, guests: list[Tracee]) -> None:
         """Tasks and state are there: time goes on, and what was pending is delivered."""
         for listener in self._listeners:
@@ -322,6 +347,8 @@ class RestoredSession(Session):
             self.engine.wall = WallClock(self.engine)
             self.engine.wall.watch_all()
         self.kernel.clocks.resume()
+        for t in [t for t in self.engine.tracees.values() if t.parked]:
+            self._enter_again(t)
         for t in guests:
             task = t.task
             assert task is not None

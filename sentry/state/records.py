@@ -99,6 +99,8 @@ class ThreadRecord(msgspec.Struct):
     capabilities: tuple[int, int, int, int, int] = (0, 0, 0, 0, 0)
     secure_bits: int = 0
     no_new_privileges: bool = True
+    #: It waits in a call of the kernel's (`Task.call`): the registers say that the host executes pause(2) for it.
+    parked: bool = False
     holds_for: int = 0  # it is in vfork(2) until this child executes a program or ends
     cpu: int = 0  # CPU time used, ns
     user: int = 0  # of it in user mode
