@@ -72,6 +72,11 @@ class Tree:
 
     def build(self) -> None:
         """OSError; UnusableImage for relations that no history of processes could have led to; Gone."""
+        if self._groups[self._root].sid == self._root:
+            # Whoever is left of the session that the root was born into: once it leads its own, nobody is in that.
+            for group in self._groups.values():
+                if group.ppid not in self._groups and group.tgid not in self.at and self._wanted(group) == 0:
+                    self._make_orphan(group)
         self._grow(self._root)
         left = [group for group in self._groups.values() if group.tgid not in self.at]
         while left:
@@ -110,9 +115,9 @@ class Tree:
         if group.sid != group.tgid:
             return group.sid
         for child in group.children:
-            inner = self._groups[child]
-            if inner.sid not in (group.sid, inner.tgid):
-                return inner.sid
+            inner = self._wanted(self._groups[child])
+            if inner not in (-1, group.sid):
+                return inner
         return -1
 
     def _make(self, creator: int, group: ThreadGroup) -> None:

@@ -148,6 +148,9 @@ class RestoredSession(Session):
         except UnusableImage as error:
             kill_all(tree.at)
             raise SetupError(str(error)) from None
+        except RecursionError:
+            kill_all(tree.at)
+            raise SetupError("the processes of the image descend from one another too deeply") from None
         except (OSError, Gone) as error:
             kill_all(tree.at)
             raise SetupError(f"the processes cannot be made again: {error}") from None
