@@ -69,7 +69,7 @@ static inline const char *outcome(long result)
 
 /* Here a checkpoint is taken, where `trapline do` was told so (--checkpoint-at-marker): before the call returns, and for
  * the second time in what is restored. There is no such call (sentry/syscalls/sys_marker.py); errno stays as it was. */
-static inline void marker(void)
+static inline void checkpoint_marker(void)
 {
     int error = errno;
     syscall(1023);

@@ -144,7 +144,7 @@ static void terminal(void)
         block(SIG_BLOCK, SIGINT);
         block(SIG_BLOCK, SIGQUIT);
         block(SIG_BLOCK, SIGWINCH);
-        marker();
+        checkpoint_marker();
         gate_open(ready);
         say("sigwait: %s", take(SIGINT, -1));
         gate_open(ready);

@@ -93,7 +93,7 @@ static void leaders(void)
         pthread_exit(NULL);
     }
     sleep_ms(10);
-    marker();
+    checkpoint_marker();
     say("the leader has ended, a thread lives: wait %d", waitpid(child, &status, WNOHANG));
     gate_open(gate);
     say("the thread's exit_group(7): %s", status_text(reap(child)));

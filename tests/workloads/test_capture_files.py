@@ -136,9 +136,9 @@ def differences(one: object, other: object, where: str = "") -> list[str]:
     return [] if one == other else [f"{where}: {one} is not {other}"]
 
 
-def test_sharing_is_kept(tmp_path: Path) -> None:
+def test_sharing_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of descriptions between processes and within one, and of a whole table."""
-    os.chdir(tmp_path)
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_bytes(bytes(range(100)))
     shared = os.open(tmp_path / "file", os.O_RDONLY)
     own = os.open(tmp_path / "file", os.O_RDONLY)
