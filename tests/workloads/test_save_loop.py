@@ -33,8 +33,7 @@ COMMANDS = {
 MOST = 10  # saves in one run
 #: Those of which `make test` draws. The others have lines of when something came, so they want a machine of their own.
 STEADY = (
-    "group_stops", "job_control", "line_discipline", "pidreuse", "processes", "signals", "signals-static", "siginfo",
-    "threads_exit",
+    "group_stops", "pidreuse", "signals", "signals-static", "siginfo", "threads_exit",
 )  # fmt: skip
 #: Programs of which not all lines can be the native ones after a restore: (program, how a line begins): why.
 RUSAGE = "what getrusage(2) and its like say of a restored process counts from the restore (docs/limits.md)"
