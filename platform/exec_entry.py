@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import contextlib
 import os
 import signal
 import socket
@@ -89,7 +90,8 @@ class Entry:
                     os.close(fd)
             started[guest.pid] = guest
             try:
-                ours.send(b"g")
+                with contextlib.suppress(BrokenPipeError):  # it was killed meanwhile, which is heard next
+                    ours.send(b"g")
                 await self._until_executed(ours, guest)
             except BaseException:
                 started.pop(guest.pid, None)
@@ -144,12 +146,15 @@ class Entry:
         raise Refused(ENDED if self._is_over() else "the process was killed before it could execute its program")
 
     async def _receive(self, channel: socket.socket) -> bytes:
+        """b"" when it hung up."""
         while True:
             try:
                 message, ancillary, _, _ = channel.recvmsg(8192, 256, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT)
                 break
             except BlockingIOError:
                 await trio.lowlevel.wait_readable(channel)
+            except ConnectionResetError:
+                return b""  # it was killed with our word unread (unix(7)): an end like any other
         for level, kind, data in ancillary:
             if level != socket.SOL_SOCKET:
                 continue
