@@ -72,7 +72,7 @@ class SpaceSnapshot:
                 complete_space(found.space, guest, collector, who)
                 found._complete = True
             copy_pages(guest, owner, found._lost, writer)
-            found.copy.let_go(writer.pages_fd)
+            found.copy.let_go(writer.pages_fds)
         except BaseException:
             found.copy.close()
             raise

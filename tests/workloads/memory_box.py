@@ -5,12 +5,14 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+from typing import Any, cast
 
 from trapline.platform import ptrace_calls as pt
 from trapline.platform.capture_memory import Collector, capture_space
 from trapline.platform.injection import CODE, SIZE, Injection, Workspace, single
 from trapline.platform.memory_areas import host_vdso, read_areas
 from trapline.platform.page_copy import copy_mapped_object, copy_object, copy_pages, private_pages
+from trapline.platform.page_fill import PageFill
 from trapline.platform.restore_memory import SpaceRestore, find_gap
 from trapline.platform.restore_shared import close, late_seals, open_mapped, open_shared
 from trapline.sentry.state.records import AddressSpace, Image, PageRun
@@ -22,14 +24,17 @@ _PTRACE_SETOPTIONS, _TRACESYSGOOD = 0x4200, 1
 class Pages:
     """Stands for an image's file of pages, written and read."""
 
+    compression = "not summed"
+
     def __init__(self) -> None:
-        self.fd = self.pages_fd = os.memfd_create("pages.img", os.MFD_CLOEXEC)
-        self.size = 0
+        self.fd = os.memfd_create("pages.img", os.MFD_CLOEXEC)
+        self.pages_fds = [self.fd]
+        self.pages_size = 0
         self.runs: list[PageRun] = []
 
     def allocate(self, size: int) -> int:
-        self.size += size
-        return self.size - size
+        self.pages_size += size
+        return self.pages_size - size
 
     def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
         assert os.pwrite(self.fd, data, offset) == len(data)
@@ -107,7 +112,7 @@ def syscall_place(host: int) -> int:
 def restore(image: Image, pages: Pages, registers: bytes, blank: list[str], stdout: int, ghosts: dict[str, int]) -> int:
     """The same process again; its host id. It stands at a stop."""
     space: AddressSpace = image.spaces[1]
-    pool = open_mapped(image, ghosts) | open_shared(image, pages.runs, pages.read) | {"pages:0": pages.fd}
+    pool = open_mapped(image, ghosts) | open_shared(image, pages.runs, pages.read)
     host = start(blank, stdout, list(pool.values()))
     try:
         at = syscall_place(host)
@@ -121,8 +126,9 @@ def restore(image: Image, pages: Pages, registers: bytes, blank: list[str], stdo
         scratch = find_gap([space], 16 << 20, [*mine, (base, SIZE)])
         work = SpaceRestore(space, pages.of("s1"), pool, host_vdso(host), (base, SIZE), scratch).with_objects(image.shared)
         injection.run(work.map())
-        calls, sizes = work.load()
-        assert injection.run(calls) == sizes
+        fill = PageFill([cast("Any", pages)], [pages.pages_fds])
+        fill.add(pages.of("s1"), host)
+        fill.run()
         injection.run([*work.finish(), *late_seals(image, pool)])
         injection.run([(3, fd) for fd in pool.values()])
         injection.run([(12, 0)])
@@ -141,7 +147,7 @@ def restore(image: Image, pages: Pages, registers: bytes, blank: list[str], stdo
         os.waitpid(host, 0)
         raise
     finally:
-        close({key: fd for key, fd in pool.items() if key != "pages:0"})
+        close(pool)
     return host
 
 
