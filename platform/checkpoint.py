@@ -67,7 +67,9 @@ class Checkpointer:
             raise Refused(str(error)) from None
         quiescence = Quiescence(self._session)
         paused = time.monotonic()
-        result = CheckpointResult(image_path=spec.image_path)
+        options = self._session.options
+        shares = options.network != "none" or options.overlay == "none" or bool(options.volumes)
+        result = CheckpointResult(image_path=spec.image_path, shares=shares)
         done = 0.0
         with writer:
             try:
