@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping
 
 from trapline.platform import memory_areas as ma
 from trapline.platform.injection import Call, Data, Try
+from trapline.platform.task_attributes import space_calls
 from trapline.sentry.state import records
 from trapline.sentry.state.records import AddressSpace, PageRun
 from trapline.sentry.state.unusable import UnusableImage
@@ -215,7 +216,7 @@ class SpaceRestore:
         calls: Calls = [(_PRCTL, _PR_SET_MM, _PR_SET_MM_MAP, words, _MM_MAP.size, 0)]
         if space.thp_disabled:
             calls.append((_PRCTL, _PR_SET_THP_DISABLE, 1, 0, 0, 0))
-        return calls
+        return calls + space_calls(space)
 
 
 def _guards(mapping: records.Mapping) -> Calls:

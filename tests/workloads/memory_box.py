@@ -15,6 +15,7 @@ from trapline.platform.page_copy import copy_mapped_object, copy_object, copy_pa
 from trapline.platform.page_fill import PageFill
 from trapline.platform.restore_memory import SpaceRestore, find_gap
 from trapline.platform.restore_shared import close, late_seals, open_mapped, open_shared
+from trapline.platform.task_attributes import Probed
 from trapline.sentry.state.records import AddressSpace, Image, PageRun
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -88,10 +89,10 @@ def capture(host: int, refuse=None) -> tuple[Image, Pages, bytes]:
     registers = pt.RegisterFile()
     registers.load(host)
     before = registers.copy()
-    brk, dumpable = single(host, at, 12, 0), single(host, at, 157, 3)
+    probed = Probed(single(host, at, 12, 0), single(host, at, 157, 3))
     registers.put(before)
     registers.store(host)
-    space = capture_space(host, collector, (brk, dumpable))
+    space = capture_space(host, collector, probed)
     pages = Pages()
     copy_pages(host, "s1", private_pages(host, space), pages)
     for key, found in collector.shared.items():
