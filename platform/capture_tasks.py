@@ -13,14 +13,14 @@ import ctypes
 import os
 import signal
 import struct
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from trapline.platform import own_filters, stop_calls, task_attributes
 from trapline.platform import ptrace_calls as pt
-from trapline.platform import stop_calls, task_attributes
 from trapline.platform.injection import get_extended, single
 from trapline.platform.pokes import is_poke
 from trapline.platform.snapshot import borrowed
@@ -28,7 +28,7 @@ from trapline.platform.task_attributes import Probed
 from trapline.platform.task_limits import read_limits
 from trapline.platform.user_maps import UserMaps
 from trapline.sentry.protocol import Gone
-from trapline.sentry.state.records import ProcessRecord, ThreadRecord
+from trapline.sentry.state.records import OwnFilter, ProcessRecord, ThreadRecord
 from trapline.sentry.state.unsavable import Unsavable
 
 if TYPE_CHECKING:
@@ -82,6 +82,7 @@ class TaskCapture:
         (ptrace(2), proc(5))."""
         if not self._engine.own_uid:
             return
+        self._filters(t, int(_fields(f"/proc/{t.host}/status").get("Seccomp_filters", "0")))  # may forbid what follows
         at = self._place(t, group)
         with borrowed(t.host):
             before = single(t.host, at, _PRCTL, _PR_GET_DUMPABLE)
@@ -132,11 +133,11 @@ class TaskCapture:
     def _thread(self, t: Tracee, group: ThreadGroup) -> ThreadRecord:
         host = t.host
         status = _fields(f"/proc/{host}/status")
-        if int(status.get("Seccomp_filters", "1")) > 1:
-            raise Unsavable(f"task {t.tid} has a seccomp filter of its own")
+        filters = self._filters(t, int(status.get("Seccomp_filters", "0")))
         # The record comes first: calls in the task change its registers.
         registers = self._registers(t)
-        told = self._ask(t, group)
+        with own_filters.suspended(host) if filters else nullcontext():
+            told = self._ask(t, group)
         head, length = _robust_list(host)
         affinity = sorted(os.sched_getaffinity(host))
         assert t.task is not None
@@ -173,7 +174,18 @@ class TaskCapture:
             holds_for=t.holding.tid if t.holding is not None else 0,
             cpu=self._engine.thread_cpu_ns(t.tid),
             user=self._engine.thread_user_ns(t.tid),
+            filters=filters,
         )
+
+    @staticmethod
+    def _filters(t: Tracee, count: int) -> list[OwnFilter]:
+        if count <= own_filters.of_the_sandbox():
+            return []
+        try:
+            return own_filters.read(t.host, count)
+        except OSError:
+            text = "has a seccomp filter of its own, which the host gives out to root only"
+            raise Unsavable(f"task {t.tid} {text}") from None
 
     @staticmethod
     def _queued(t: Tracee, shared: bool) -> list[bytes]:

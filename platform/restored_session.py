@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from trapline.platform import (
     injection,
+    own_filters,
     pokes,
     restore_ipc,
     restore_memory,
@@ -243,7 +245,7 @@ class RestoredSession(Session):
             self._background.close()
 
     def _one(self, leader: Injection, record: ProcessRecord) -> list[tuple[Tracee, ThreadRecord]]:
-        loaded, engine, state, ready = self.loaded, self.engine, self.kernel.state, self._ready
+        loaded, engine, state = self.loaded, self.engine, self.kernel.state
         image, group = loaded.image, state.groups[record.tgid]
         leader.run(restore_ipc.marks(image.ipc, record.tgid))
         self._sharing.own_directories_and_descriptors(leader, record)
@@ -273,6 +275,19 @@ class RestoredSession(Session):
         flags = restore_tasks.filter_flags(listening, self.launch.killable, len(threads))
         at = loaded.syscall_instruction(group)
         number = restore_tasks.become_guest(leader, at, group.actions, self.launch.program, flags)
+        with ExitStack() as stack:
+            if any(thread.filters for thread in record.threads):
+                for made in threads:
+                    stack.enter_context(own_filters.suspended(made.host))
+                own_filters.install(leader, at, list(zip(threads, record.threads, strict=True)))
+            return self._guests(leader, at, number, group_host, record, threads)
+
+    def _guests(
+        self, leader: Injection, at: int, number: int, group_host: int, record: ProcessRecord, threads: list[Injection]
+    ) -> list[tuple[Tracee, ThreadRecord]]:
+        """The threads of a process are guests from here on; the last calls that are injected. `number`: of the
+        listener, in it."""
+        engine, state, ready = self.engine, self.kernel.state, self._ready
         tracees = []
         for made, thread in zip(threads, record.threads, strict=True):
             tracee = Tracee(made.host, group_host, thread.tid, state.tasks[thread.tid])

@@ -42,6 +42,7 @@ _STACK = 24  # stack_t
 _XSAVE_LEAST, _XSAVE_MOST = 512, 64 << 10  # the legacy region; more than any processor has
 _LIMITS = 16  # RLIM_NLIMITS
 _CPUS = 8192  # NR_CPUS_RANGE_END
+_FILTER_FLAG_LOG = 2
 _FILTER_MOST = 4096 * 8  # BPF_MAXINSNS of struct sock_filter
 _NGROUPS = 65536
 _OUTSIDE = (0, 1)  # parents of those whose parent is none of the guests: 1 is the sandbox's init
@@ -270,8 +271,10 @@ def _check_thread(who: str, thread: ThreadRecord, end: int) -> None:
     number(f"{who}: its CPU time", thread.cpu, 1 << 63)
     number(f"{who}: its user time", thread.user, 1 << 63)
     number(f"{who}: whom it holds for", thread.holds_for, MOST_PIDS + 1)
-    for program in thread.filters:
-        length(f"{who}: a seccomp filter", program, _FILTER_MOST, 8, 8)
+    for own in thread.filters:
+        length(f"{who}: a seccomp filter", own.program, _FILTER_MOST, 8, 8)
+        if own.flags & ~_FILTER_FLAG_LOG:
+            raise Bad(f"{who}: a seccomp filter has flags {own.flags:#x}")
 
 
 # -- the kernel's state

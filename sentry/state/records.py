@@ -77,6 +77,13 @@ class Ghost(msgspec.Struct):
     path: str = ""  # what it once was called
 
 
+class OwnFilter(msgspec.Struct):
+    """A seccomp filter that a guest has installed."""
+
+    program: bytes  # struct sock_filter, one after the other
+    flags: int = 0  # of seccomp(2), as the host tells them: SECCOMP_FILTER_FLAG_LOG
+
+
 class ThreadRecord(msgspec.Struct):
     """The host's side of one thread. All but the registers is asked for and set in the thread itself."""
 
@@ -114,7 +121,7 @@ class ThreadRecord(msgspec.Struct):
     machine_checks: int = 2  # PR_MCE_KILL_GET
     time_stamps: int = 1  # PR_GET_TSC
     memory_policy: tuple[int, int] = (0, 0)  # mode and nodes of set_mempolicy(2)
-    filters: list[bytes] = []  # seccomp programs of its own, the first installed first
+    filters: list[OwnFilter] = []  # seccomp filters of its own, the first installed first
 
 
 class ProcessRecord(msgspec.Struct):

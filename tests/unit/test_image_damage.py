@@ -19,7 +19,7 @@ from trapline.sentry.state import codec, image_check, manifest, pages_meta, sche
 from trapline.sentry.state.image_reader import ImageReader
 from trapline.sentry.state.image_writer import ImageWriter
 from trapline.sentry.state.manifest import Manifest
-from trapline.sentry.state.records import Directories, Image, Mapping, PageRun
+from trapline.sentry.state.records import Directories, Image, Mapping, OwnFilter, PageRun
 from trapline.sentry.state.unusable import UnusableImage
 
 SOME = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -387,7 +387,8 @@ NONSENSE: list[tuple[str, Callable[[Image], object], str]] = [
     ("affinity", lambda i: i.processes[0].threads[0].affinity.append(-1), "CPU"),
     ("nice", lambda i: setattr(i.processes[0].threads[0], "nice", 99), "nice"),
     ("uid", lambda i: setattr(i.processes[0].threads[0], "uids", (0, 0, 0, -1)), "32 bits"),
-    ("filter", lambda i: i.processes[0].threads[0].filters.append(b"x"), "seccomp filter"),
+    ("filter", lambda i: i.processes[0].threads[0].filters.append(OwnFilter(b"x")), "seccomp filter"),
+    ("filter's flags", lambda i: i.processes[0].threads[0].filters.append(OwnFilter(bytes(8), 8)), "has flags 0x8"),
     ("limit", lambda i: i.processes[0].limits.update({99: (0, 0)}), "resource"),
     ("comm", lambda i: setattr(i.processes[0], "comm", bytes(99)), "name"),
     ("vdso", lambda i: i.vdso_host.append((1, 1 << 40)), "host's vDSO"),
