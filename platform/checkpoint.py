@@ -35,6 +35,7 @@ from trapline.sentry.state.unusable import UnusableImage
 from trapline.sentry.time.timekeeper import BOOTTIME, MONOTONIC, REALTIME
 
 if TYPE_CHECKING:
+    from trapline.platform.pause import Pauser
     from trapline.platform.session import Session
     from trapline.sentry.kernel.state import ThreadGroup
 
@@ -47,10 +48,10 @@ _TELL_EVERY = 0.1
 class Checkpointer:
     """One sandbox's."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, pauser: Pauser) -> None:
         self._session = session
         self._engine = session.engine
-        self._kernel = session.kernel
+        self._pauser = pauser
 
     async def save(self, spec: CheckpointSpec, report: Report) -> CheckpointResult:
         """Refused, with the cause in one line; then the sandbox is as it was."""
@@ -70,6 +71,7 @@ class Checkpointer:
         paused = time.monotonic()
         options = self._session.options
         shares = options.network != "none" or options.overlay == "none" or bool(options.volumes)
+        stays = self._pauser.paused  # as it is, when it was paused by somebody
         result = CheckpointResult(image_path=spec.image_path, shares=shares)
         done = 0.0
         with writer:
@@ -78,7 +80,11 @@ class Checkpointer:
                     await self._await_memory(report)
                     paused = time.monotonic()
                     report(0, 0, "stopping")
-                    await quiescence.begin(min(deadline, _PATIENCE))
+                    kept: list[tuple[int, int, bytes]] = []
+                    if stays:
+                        quiescence = self._pauser.hand_over() or quiescence
+                        kept = self._pauser.kept()
+                    await quiescence.begin(min(deadline, _PATIENCE), kept)
                     if not quiescence.active:
                         raise Refused("the sandbox has ended")
                     save = Save(self._session, writer, spec)
@@ -88,7 +94,8 @@ class Checkpointer:
                         await trio.to_thread.run_sync(save.copy)
                         if spec.leave_running:
                             save.before_they_go_on()
-                            quiescence.go_on()
+                            if not stays:
+                                quiescence.go_on()
                             done = time.monotonic()
                         await trio.to_thread.run_sync(save.finish)
                         await trio.to_thread.run_sync(save.commit)
@@ -113,7 +120,11 @@ class Checkpointer:
                 if quiescence.active:
                     if result.size and not spec.leave_running:
                         self._end()
-                    quiescence.go_on()
+                        stays = False
+                    if stays:
+                        self._pauser.keep(quiescence)
+                    else:
+                        quiescence.go_on()
         result.pause_ms = (done - paused) * 1000
         result.seconds = time.monotonic() - began
         return result
@@ -275,7 +286,9 @@ class Save:
             if record.space >= 0 and record.space not in image.spaces:
                 t = self._engine.tracees[self._host_of[record.tgid]]
                 base = self._kernel.state.groups[record.tgid].vdso
-                at = vdso.image.trampoline(base) if vdso is not None and base and not t.listening else 0
+                # Its own filters would judge what is injected, also in a copy of it: so it is read from outside.
+                asked = vdso is not None and base and not t.listening and not any(th.filters for th in record.threads)
+                at = vdso.image.trampoline(base) if vdso is not None and asked else 0
                 probed = self._probed.get(record.tgid)
                 image.spaces[record.space] = self._memory.add(record.space, t, at, record.tgid, probed)
 

@@ -74,8 +74,10 @@ class Checkpointing:
         from trapline.platform.checkpoint import Checkpointer  # what few need
 
         async with self._control.closed():
-            self._control.must_run()  # a pause may have come before
-            return await Checkpointer(self._session).save(spec, report)
+            if self._options.save_hook:
+                self._control.must_run()  # a pause may have come before, and there is a hook to follow
+            self._control.must_live()
+            return await Checkpointer(self._session, self._control.pauser).save(spec, report)
 
     async def after_restore(self) -> None:
         """Run the hook for that."""

@@ -56,7 +56,8 @@ class ControlTarget:
         self._none_entering = trio.Event()
         self._shut = False  # nothing comes in, nor pauses, until it is open again
         self._opened = trio.Event()
-        self._pauser = Pauser(session)
+        self.pauser = Pauser(session)
+        self._pausing = trio.Lock()
         self._checkpointing: Checkpointing | None = None
         self._kernel.on_outside_exit = self._outside_ended
         session.pump.at_end = self._ended
@@ -67,7 +68,7 @@ class ControlTarget:
             return Status.STOPPED
         if self._session.held:
             return Status.CREATED
-        return Status.PAUSED if self._pauser.paused else Status.RUNNING
+        return Status.PAUSED if self.pauser.paused else Status.RUNNING
 
     async def start(self) -> None:
         if self.status is not Status.CREATED:
@@ -102,13 +103,14 @@ class ControlTarget:
 
     @asynccontextmanager
     async def closed(self) -> AsyncIterator[None]:
-        """Nothing comes in by `execute` meanwhile, nor is half inside, and nobody pauses: who asks waits."""
+        """Nothing comes in by `execute` meanwhile, nor is half inside, and nobody pauses or resumes: who asks waits."""
         assert not self._shut
         self._shut = True
         try:
             while self._entering:
                 await self._none_entering.wait()
-            yield
+            async with self._pausing:
+                yield
         finally:
             self._shut = False
             self._opened.set()
@@ -118,13 +120,19 @@ class ControlTarget:
         while self._shut:
             await self._opened.wait()
 
-    def must_run(self) -> None:
-        """Refused unless guests run."""
+    def must_live(self) -> None:
+        """Refused unless there are guests, which may be paused."""
         status = self.status
         if status is Status.STOPPED:
             raise Refused(ENDED)
-        if status is not Status.RUNNING or self._pauser.asked:
-            raise Refused(f"the sandbox is {'created, not started' if status is Status.CREATED else 'paused'}")
+        if status is Status.CREATED:
+            raise Refused("the sandbox is created, not started")
+
+    def must_run(self) -> None:
+        """Refused unless guests run."""
+        self.must_live()
+        if self.pauser.asked:
+            raise Refused("the sandbox is paused")
 
     def _outside_ended(self, group: ThreadGroup) -> None:
         guest = self._started.get(group.tgid)
@@ -184,25 +192,27 @@ class ControlTarget:
         self.must_run()
         if freeze_clocks and not self._session.sandbox.own_time:
             raise Refused("the clocks cannot stand still: the host has no time namespaces")
-        self._pauser.asked = True
+        self.pauser.asked = True
         try:
-            while self._entering:
-                await self._none_entering.wait()
-            if self.status is Status.STOPPED:
-                raise Refused(ENDED)
-            await self._pauser.pause(freeze_clocks)
+            async with self._pausing:
+                while self._entering:
+                    await self._none_entering.wait()
+                if self.status is Status.STOPPED:
+                    raise Refused(ENDED)
+                await self.pauser.pause(freeze_clocks)
         except BaseException:
-            if self._pauser.paused:
-                self._pauser.resume()
-            self._pauser.asked = False
+            if self.pauser.paused:
+                self.pauser.resume()
+            self.pauser.asked = False
             raise
 
     async def resume(self) -> None:
+        await self._admitted()
         if self.status is Status.STOPPED:
             raise Refused(ENDED)
-        if not self._pauser.paused:
+        if not self.pauser.paused:
             raise Refused("the sandbox is not paused")
-        self._pauser.resume()
+        self.pauser.resume()
 
     # -- checkpoints
     @property
@@ -215,7 +225,7 @@ class ControlTarget:
         return self._checkpointing
 
     async def checkpoint(self, spec: CheckpointSpec, report: Report) -> CheckpointResult:
-        self.must_run()
+        self.must_live()
         return await self.checkpointing.save(spec, report)
 
     async def wait_checkpoint(self, number: int | None) -> int:
@@ -226,7 +236,7 @@ class ControlTarget:
 
     # -- what there is
     def processes(self) -> list[Process]:
-        return sandbox_figures.processes(self._session.engine, self._pauser.paused)
+        return sandbox_figures.processes(self._session.engine, self.pauser.paused)
 
     def stats(self) -> Stats:
         return sandbox_figures.stats(self._session.engine, self._session.sandbox.init_pid)

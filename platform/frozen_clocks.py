@@ -26,12 +26,19 @@ _CLOCKS = (CLOCK_MONOTONIC, CLOCK_BOOTTIME, CLOCK_MONOTONIC_RAW)
 _STANDING = (MONOTONIC, BOOTTIME, BOOTTIME_ALARM)
 
 
-class FrozenClocks:
-    """From its making, when no guest runs any more, until `go_on`."""
+def moment() -> list[int]:
+    """Now, by each of the clocks that stand still, host ns."""
+    return [clock_gettime_ns(clock) for clock in _CLOCKS]
 
-    def __init__(self, engine: Engine) -> None:
+
+class FrozenClocks:
+    """From its making, when no guest runs any more, until `go_on`. `since`: from a moment before that, by the host's
+    clocks, at which no guest ran any more either (`moment`)."""
+
+    def __init__(self, engine: Engine, since: list[int] | None = None) -> None:
         self._engine = engine
-        self._since = [clock_gettime_ns(clock) for clock in _CLOCKS]
+        self._since = since or moment()
+        self._before = moment()[0] - self._since[0]  # ns
         #: Duplicates of timerfds, what was left of them in ns, and how they were set.
         self._timerfds: list[tuple[int, int, Info]] = []
         self._walker = WallTimerfds(engine)
@@ -48,6 +55,7 @@ class FrozenClocks:
         left = 0
         if info is not None and info.clock_id in _STANDING and info.mark < 0:
             left = self._host_left(duplicate)
+            left += self._before if left else 0
         if not left or info is None:
             os.close(duplicate)  # another clock's, met before, disarmed, or expired for good
             return
@@ -64,7 +72,7 @@ class FrozenClocks:
     def go_on(self) -> None:
         """The guests are about to: what stood still goes on from where it stood."""
         engine = self._engine
-        spans = [clock_gettime_ns(clock) - since for clock, since in zip(_CLOCKS, self._since, strict=True)]
+        spans = [now - since for now, since in zip(moment(), self._since, strict=True)]
         engine.kernel.keeper.stood_still(*spans)
         for duplicate, left, info in self._timerfds:
             # Periods that were not read: expired again at its first time, the host counts them from there.

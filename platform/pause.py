@@ -6,6 +6,9 @@ that who waits for them goes on no sooner. To go on, what was kept is served as 
 hides its own interruptions from calls in any case (stop_calls.interrupted). Tasks that stand already are left alone: in
 a job-control stop, or held as a vfork's parent.
 
+A checkpoint takes over from there: what was kept is served while nobody is let go on (quiesce.py). Where the sandbox
+is to stand still afterwards it stays in that state, in which tasks stand as well, until it goes on.
+
 Meanwhile no notification is received, so a call that waits for one is issued again by the host, and no timer is served:
 those that expired are at the end, as in a frozen cgroup.
 """
@@ -21,6 +24,7 @@ from trapline.sentry.protocol import Gone
 
 if TYPE_CHECKING:
     from trapline.platform.frozen_clocks import FrozenClocks
+    from trapline.platform.quiesce import Quiescence
     from trapline.platform.session import Session
 
 #: How long, in s, until those that have not stopped are looked at: whether they are where nobody can be interrupted.
@@ -42,6 +46,9 @@ class Pauser:
         self._running: set[int] = set()  # those that have not stopped yet
         self._stopped = trio.Event()
         self._clocks: FrozenClocks | None = None  # stand still meanwhile
+        self._stood: list[int] | None = None  # since when they are to stand still again, after a checkpoint
+        #: What holds the tasks since a checkpoint that was made meanwhile.
+        self._resting: Quiescence | None = None
 
     async def pause(self, freeze_clocks: bool) -> None:
         """Until no task runs. The sandbox may have ended meanwhile."""
@@ -85,12 +92,40 @@ class Pauser:
             self._stopped.set()
         return taken
 
+    # -- a checkpoint meanwhile
+    def hand_over(self) -> Quiescence | None:
+        """A checkpoint begins, of what is paused: time goes on for that long. What holds the tasks already."""
+        if self._clocks is not None:
+            from trapline.platform.frozen_clocks import moment
+
+            self._clocks.go_on()
+            self._clocks, self._stood = None, moment()
+        resting, self._resting = self._resting, None
+        return resting
+
+    def kept(self) -> list[tuple[int, int, bytes]]:
+        """The stops that were not served, for whoever serves them."""
+        kept, self._kept = self._kept, []
+        return kept
+
+    def keep(self, resting: Quiescence) -> None:
+        """The checkpoint is over, and the pause goes on."""
+        self._resting = resting
+        if self._stood is not None:
+            from trapline.platform.frozen_clocks import FrozenClocks
+
+            self._clocks, self._stood = FrozenClocks(self._engine, self._stood), None
+
     def resume(self) -> None:
         """Serve what was kept."""
         self.paused = self.asked = False
         if self._clocks is not None:
             self._clocks.go_on()
             self._clocks = None
+        resting, self._resting = self._resting, None
+        if resting is not None:
+            resting.go_on()
+            return
         self._pump.go_on()
         kept, self._kept = self._kept, []
         for host, status, rusage in kept:

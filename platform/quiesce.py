@@ -19,6 +19,7 @@ Deadlines are not served meanwhile, nor are notifications: those that were not r
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import trio
@@ -56,30 +57,36 @@ class Quiescence:
         self._status = 0
         self._settled = trio.Event()
 
-    async def begin(self, seconds: float) -> None:
-        """Until all are at rest, or the sandbox has ended (`active` is False then). TookTooLong, after which it runs
-        on as before."""
+    async def begin(self, seconds: float, kept: Iterable[tuple[int, int, bytes]] = ()) -> None:
+        """Until all are at rest, or the sandbox has ended (`active` is False then). TookTooLong. Whatever it raises,
+        `go_on` is still to be called. `kept` are stops that were taken from the host and not served, and so it is
+        done again where it is active already: for what has changed since."""
+        if not self.active:
+            self._hold_all(kept)
+        with trio.move_on_after(seconds) as limit:
+            while self.active and not self._done():
+                self._settled = trio.Event()
+                self._pump.engine.sources.unsure = True
+                with trio.move_on_after(_LOOK_AFTER):
+                    await self._settled.wait()
+        if limit.cancelled_caught and not self._done():
+            raise TookTooLong(f"task {self._laggard()} did not come to rest within {seconds:g} s")
+
+    def _hold_all(self, kept: Iterable[tuple[int, int, bytes]]) -> None:
         self.active = True
         self.at_rest = {}
         self._resume = self._engine.resume
         self._known = set(self._engine.tracees)
         self._engine.resume = self._hold  # type: ignore[method-assign]
         self._pump.suspend(self._collect)
-        try:
-            for host, t in list(self._engine.tracees.items()):
-                if t.holding is None and not t.listening:
-                    self._interrupt(host)
-            with trio.move_on_after(seconds) as limit:
-                while self.active and not self._done():
-                    self._settled = trio.Event()
-                    self._pump.engine.sources.unsure = True
-                    with trio.move_on_after(_LOOK_AFTER):
-                        await self._settled.wait()
-            if limit.cancelled_caught and not self._done():
-                raise TookTooLong(f"task {self._laggard()} did not come to rest within {seconds:g} s")
-        except BaseException:
-            self.go_on()
-            raise
+        for host, t in list(self._engine.tracees.items()):
+            if t.holding is None and not t.listening:
+                self._interrupt(host)
+        for host, status, rusage in kept:
+            if self.active:
+                self._serve(host, status, rusage)
+            else:
+                self._engine.serve_stop(host, status, rusage)
 
     def _laggard(self) -> int:
         return next((t.tid for t in self._running()), 0)

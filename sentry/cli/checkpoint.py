@@ -119,7 +119,8 @@ VERBS = (
         "[FLAGS] --image-path DIR ID",
         "Save a running sandbox to a directory, from which `trapline restore` makes it again, as often as wanted. It "
         "ends then, unless it is left running. Where it cannot be saved, one line says what is in the way, and it goes "
-        "on as it was; so it does after ^C. The directory is there once all is in it, and not before.",
+        "on as it was; so it does after ^C. A paused one stays paused; what is restored from it goes on. The directory "
+        "is there once all is in it, and not before.",
         _FLAGS,
         _checkpoint,
         examples="  trapline checkpoint --image-path ./one box && trapline restore --image-path ./one --id again -d\n"

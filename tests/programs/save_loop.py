@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from harness import Result, trapline_command
 
@@ -36,15 +37,28 @@ def seed_of_tests() -> int:
 
 
 class SaveLoop:
-    """One command. `kill`: each save ends the sandbox, and it is restored; `user`: as this user of the host's."""
+    """One command. `kill`: each save ends the sandbox, and it is restored; `user`: as this user of the host's; `flags`:
+    of `do`; `more`: cwd and env, as for subprocess.run."""
 
-    def __init__(self, platform: str, command: list[str], seed: int | str, *, kill: bool, user: int | None = None) -> None:
+    def __init__(
+        self,
+        platform: str,
+        command: list[str],
+        seed: int | str,
+        *,
+        kill: bool,
+        user: int | None = None,
+        flags: tuple[str, ...] = (),
+        **more: Any,
+    ) -> None:
         self.seed = seed
         self.saves = 0
         self._platform = platform
         self._command = command
         self.kill = kill
         self._user = user
+        self._flags = flags
+        self._more = more
         self._random = random.Random(seed)
         self._place = Path(tempfile.mkdtemp(prefix="tl-loop-", dir="/var/tmp"))
         self._state = self._place / "state"
@@ -54,7 +68,7 @@ class SaveLoop:
     def at_random(self, most: int, span: float, limit: float = 120) -> Result:
         """At most `most` saves, each up to `span` seconds after the one before; `limit` seconds for all of it."""
         try:
-            self._start("do", "--", *self._command)
+            self._start("do", *self._flags, "--", *self._command)
             end = time.monotonic() + limit
             while True:
                 wait = self._random.random() * span if self.saves < most else limit
@@ -104,7 +118,8 @@ class SaveLoop:
         line = self._line(verb, *words)
         # Appended to, so that a restored one goes on where the one before stopped.
         with open(self._place / "out", "ab") as out, open(self._place / "err", "ab") as err:
-            self._process = subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=out, stderr=err, cwd=self._place)
+            more = {"cwd": self._place, **self._more}
+            self._process = subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=out, stderr=err, **more)
 
     def _ended(self, seconds: float) -> int | None:
         assert self._process is not None

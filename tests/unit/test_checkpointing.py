@@ -46,6 +46,7 @@ class World:
         self.pump = self
         self.control = self
         self.done = self.paused = False
+        self.pauser = None
         self.attempts = Attempts(self)  # type: ignore[arg-type]
         self.checkpointing = Checkpointing(self, self)  # type: ignore[arg-type]
         self.checkpoint_file: CheckpointFile | None = None
@@ -87,6 +88,9 @@ class World:
         self.events.append(f"killed by {signo}")
         self.statuses[pid] = 128 + signo
         self.started[pid].set()
+
+    def must_live(self) -> None:
+        assert not self.pump.done
 
     def must_run(self) -> None:
         if self.paused:
@@ -145,7 +149,7 @@ class World:
 @pytest.fixture(autouse=True)
 def checkpointer(monkeypatch: pytest.MonkeyPatch) -> None:
     class Checkpointer:
-        def __init__(self, session: World) -> None:
+        def __init__(self, session: World, pauser: object) -> None:
             self.session = session
 
         async def save(self, spec: CheckpointSpec, report: Any) -> CheckpointResult:
