@@ -77,6 +77,15 @@ class Collector:
             return named.st_ino == area.inode  # an overlay's device is another than in maps
         return (named.st_dev, named.st_ino) == (mapped.st_dev, mapped.st_ino)
 
+    def other_name(self, area: Area, facts: os.stat_result | None) -> str:
+        """Another name, in the same directory, of a file that lost the one by which it was mapped."""
+        from trapline.platform import capture_paths
+
+        device, inode = (facts.st_dev, facts.st_ino) if facts is not None else (area.device, area.inode)
+        if facts is not None and not facts.st_nlink:
+            return ""
+        return os.fsdecode(capture_paths.other_name(os.fsencode(self.root), os.fsencode(area.path), device, inode))
+
     def descriptor(self, host: int, device: int, inode: int) -> str:
         """A descriptor of a process for this file, as a path under /proc; "" for none."""
         if host not in self._descriptors:
@@ -188,14 +197,14 @@ def _mapping(
     if path == "[vsyscall]":
         return None
     mapping = Mapping(area.start, area.end, area.prot, "anonymous", area.shared)
-    if path in HOST_VDSO and not area.inode:
+    if path in HOST_VDSO and not area.of_file:
         mapping.kind, mapping.name = "host_vdso", path
         return mapping
     refused = _refusal(area)
     if refused:
         collector.refuse(f"{who}: {refused} at {area.start:#x}")
         return None
-    if area.inode:
+    if area.of_file:
         if not _file(host, area, mapping, collector, who):
             return None
     elif path.startswith("[anon:"):
@@ -212,12 +221,12 @@ def _refusal(area: Area) -> str:
     if "ss" in area.flags:
         return "a shadow stack"
     if "io" in area.flags or "pf" in area.flags:
-        return f"a mapping of the device {area.path}" if area.inode else f"a special mapping {area.path}"
+        return f"a mapping of the device {area.path}" if area.of_file else f"a special mapping {area.path}"
     if "um" in area.flags or "ui" in area.flags:
         return "memory with a userfaultfd"
-    if not area.inode and area.path[:1] == "[" and not area.path.startswith(("[heap]", "[stack", "[anon:")):
+    if not area.of_file and area.path[:1] == "[" and not area.path.startswith(("[heap]", "[stack", "[anon:")):
         return f"a special mapping {area.path}"
-    if area.inode and not area.path.startswith(("/", "[anon_shmem:")):
+    if area.of_file and not area.path.startswith(("/", "[anon_shmem:")):
         return f"a mapping of {area.path}"
     return ""
 
@@ -239,6 +248,10 @@ def _file(host: int, area: Area, mapping: Mapping, collector: Collector, who: st
         collector.refuse(f"{who}: a mapping of {area.path}, which is no regular file, at {area.start:#x}")
         return False
     if area.deleted or not collector.has_name(area, through):
+        other = collector.other_name(area, facts) if area.deleted else ""
+        if other:
+            mapping.path = other  # a semaphore of sem_open(3), which got its name by link(2)
+            return True
         if not through and not area.deleted:
             # Told by its number alone, which a stacked file system may show differently.
             return True

@@ -66,7 +66,9 @@ def describe(work: Capture, held: Held) -> None:
     if where:
         work.drop(held, f"{os.fsdecode(path)} of a process that has ended")
         return
-    other = _other_name(work, path, status)
+    other = b""
+    if status.st_nlink and not stat.S_ISDIR(status.st_mode):
+        other = other_name(work.root, path.removesuffix(_DELETED), status.st_dev, status.st_ino)
     if other:
         work.found(
             held,
@@ -116,17 +118,17 @@ def _same_device(work: Capture, path: bytes, status: os.stat_result) -> bool:
     return stat.S_ISCHR(there.st_mode) and there.st_rdev == status.st_rdev
 
 
-def _other_name(work: Capture, path: bytes, status: os.stat_result) -> bytes:
-    """Another hard link in the same directory."""
-    if not status.st_nlink or stat.S_ISDIR(status.st_mode):
-        return b""
-    directory = os.path.dirname(path.removesuffix(_DELETED))
+def other_name(root: bytes, path: bytes, device: int, inode: int) -> bytes:
+    """Another hard link in the same directory, as the sandbox's root shows it; b"" for none. `path`: the name that it
+    had."""
+    directory = os.path.dirname(path)
     try:
-        with os.scandir(work.root + directory) as entries:
+        with os.scandir(root + directory) as entries:
             for entry in entries:
-                candidate = os.path.join(directory, entry.name)
-                if entry.inode() == status.st_ino and _is_at(work, candidate, status):
-                    return candidate
+                if entry.inode() == inode:
+                    status = os.lstat(entry.path)
+                    if (status.st_dev, status.st_ino) == (device, inode):
+                        return os.path.join(directory, entry.name)
     except OSError:
         pass
     return b""

@@ -30,6 +30,12 @@ class Area(msgspec.Struct):
     def size(self) -> int:
         return self.end - self.start
 
+    @property
+    def of_file(self) -> bool:
+        """Whether it is of a file, or of shared memory, which is one to the host. The inode alone does not say so: that
+        of the first System V segment, whose id it is, is 0."""
+        return bool(self.inode or self.device)
+
 
 def read_areas(host: int) -> list[Area]:
     """All of a process, ascending. OSError."""
@@ -77,7 +83,7 @@ def parse_line(line: bytes) -> Area:
     perms = fields[1]
     # A path may end with blanks: what is left of the line, from its column on.
     path = fields[5] if len(fields) > 5 else b""
-    if path.endswith(_DELETED) and int(fields[4]):
+    if path.endswith(_DELETED) and (int(fields[4]) or major or minor):
         path, deleted = path[: -len(_DELETED)], True
     else:
         deleted = False

@@ -24,8 +24,8 @@ from trapline.sentry.control.client import Client, ControlError
 
 NOBODY = 65534
 _AS_USER = Path(__file__).with_name("as_user.py")
-#: What a save may say of a task that was just killed by another; the sandbox goes on.
-_TRY_AGAIN = "try again"
+#: What a save may say of what is over in a moment, and cannot be saved meanwhile (docs/limits.md); the sandbox goes on.
+_TRY_AGAIN = re.compile("try again$|a connection that was not accepted yet$|inotify with events that were not read$")
 #: What it may say where the sandbox is just ending.
 _ENDING = re.compile("has ended|hung up|not running|not served")
 _KILLED = 137
@@ -140,7 +140,7 @@ class SaveLoop:
             with Client(str(served[0].parent), 30) as client:
                 client.call("checkpoint", spec=spec)
         except ControlError as error:
-            if str(error).endswith(_TRY_AGAIN):
+            if _TRY_AGAIN.search(str(error)):
                 return
             ended = self._ended(10) if _ENDING.search(str(error)) else None
             assert ended is not None, f"save {self.saves}: {error}: {self._result(-1)}"

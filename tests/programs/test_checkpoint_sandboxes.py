@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -69,7 +70,7 @@ def test_a_paused_sandbox(boxes: Boxes, freeze: bool) -> None:
     boxes.begin("restore", "-d", "--image-path", "../three", "--id", "again")
     assert boxes.state_of("again")["status"] == "running"
     goes_on(before[0])
-    assert boxes("kill", "again", "KILL").status == 0, Path("output").read_bytes() + (boxes.state / "again" / "output.log").read_bytes()
+    boxes.good("kill", "again", "KILL")
 
 
 def test_signals_to_a_paused_sandbox(boxes: Boxes) -> None:
@@ -92,3 +93,59 @@ def test_signals_to_a_paused_sandbox(boxes: Boxes) -> None:
     boxes.good("checkpoint", "--image-path", "../three", "--leave-running", "again")
     boxes.good("kill", "again", "KILL")
     until(lambda: boxes.state_of("again")["status"] == "stopped", "its end")
+
+
+#: Each of two processes opens it by its name, which it got by link(2): what is mapped was called otherwise.
+SEMAPHORE = """
+import os, time, _multiprocessing
+first = _multiprocessing.SemLock(1, 0, 1, "/trapline-test", False)
+if os.fork() == 0:
+    second = _multiprocessing.SemLock._rebuild(0, 1, 1, "/trapline-test")
+    print("waits", flush=True)
+    second.acquire()
+    print("has it", flush=True)
+    os._exit(0)
+while not os.path.exists("go"): time.sleep(0.01)
+first.release(); os.wait(); os.unlink("/dev/shm/sem.trapline-test")
+"""
+
+
+def test_a_semaphore_with_a_name(boxes: Boxes) -> None:
+    boxes.begin("run", "-d", "--id", "box", "--", "python3", "-c", SEMAPHORE)
+    log = boxes.state / "box" / "output.log"
+    until(lambda: log.read_bytes() == b"waits\n", "it waits")
+    boxes.good("checkpoint", "--image-path", "../one", "box")
+    boxes.good("delete", "box")
+    boxes.begin("restore", "-d", "--image-path", "../one", "--id", "box")
+    Path("go").touch()
+    until(lambda: log.read_bytes() == b"has it\n", "both have the same one")
+
+
+#: The id of the first one is 0, and so is the inode that the host shows for it.
+SEGMENT = """
+import ctypes, os, time
+libc = ctypes.CDLL(None, use_errno=True)
+libc.shmat.restype = ctypes.c_void_p
+libc.shmdt.argtypes = [ctypes.c_void_p]
+number = libc.shmget(0, 4096, 0o1600)
+at = libc.shmat(number, None, 0)
+ctypes.memmove(at, b"parent", 6)
+if os.fork() == 0:
+    print(number, "attached", flush=True)
+    while not os.path.exists("go"): time.sleep(0.01)
+    print(ctypes.string_at(at, 6), flush=True)
+    ctypes.memmove(at, b"child!", 6)
+    os._exit(libc.shmdt(at))
+print(os.wait()[1], ctypes.string_at(at, 6), libc.shmdt(at), flush=True)
+"""
+
+
+def test_the_first_segment_of_shared_memory(boxes: Boxes) -> None:
+    boxes.begin("run", "-d", "--id", "box", "--", "python3", "-c", SEGMENT)
+    log = boxes.state / "box" / "output.log"
+    until(lambda: log.read_bytes() == b"0 attached\n", "it is attached")
+    boxes.good("checkpoint", "--image-path", "../one", "box")
+    boxes.good("delete", "box")
+    boxes.begin("restore", "-d", "--image-path", "../one", "--id", "box")
+    Path("go").touch()
+    until(lambda: log.read_bytes() == b"b'parent'\n0 b'child!' 0\n", "it is attached still")

@@ -159,3 +159,9 @@ def test_what_of_a_file_is_no_hole() -> None:
         assert list(data_ranges(fd, 3 * PAGE)) == []
     finally:
         os.close(fd)
+
+
+def test_the_first_system_v_segment_is_a_file_to_the_host() -> None:
+    found = parse_line(b"7f0000000000-7f0000001000 rw-s 00000000 00:01 0      /SYSV00001234 (deleted)")
+    assert (found.path, found.deleted, found.of_file, found.inode) == ("/SYSV00001234", True, True, 0)
+    assert not parse_line(b"7f0000000000-7f0000001000 rw-p 00000000 00:00 0      [heap]").of_file
