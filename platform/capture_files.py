@@ -112,6 +112,7 @@ class Capture:
         clocks: Clocks,
         processes: dict[int, int],
         cancelled: dict[int, Setting],
+        on_hosts_network: bool = False,
     ) -> None:
         self.root = os.fsencode(root.rstrip("/"))
         self.inherited = {number: (handle, os.fstat(handle)) for number, handle in inherited.items()}
@@ -126,6 +127,8 @@ class Capture:
         #: Done when every description has a record.
         self.later: list[Callable[[], None]] = []
         self.inet_sockets: list[Held] = []
+        #: An address of this machine may be another's, outside of the sandbox.
+        self.on_hosts_network = on_hosts_network
         self.pipe_keys: dict[tuple[int, int], int] = {}
         self.unix_sockets: UnixSockets | None = None
         self.locks_seen: set[tuple[int, str, int, int]] = set()
@@ -294,6 +297,7 @@ def capture(
     inherited: dict[int, int] | None = None,
     clocks: Clocks | None = None,
     cancelled: dict[int, Setting] | None = None,
+    on_hosts_network: bool = False,
 ) -> Captured:
     """All of it. `processes`: a host id of a living thread, and the process's id in the sandbox, of each; they stand
     still. `root` is the sandbox's root as we reach it (/proc/PID/root). `inherited` are the caller's descriptors: ours
@@ -302,7 +306,7 @@ def capture(
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     own = own_descriptors() if inherited is None else inherited
-    work = Capture(root, own, clocks or HostClocks(), dict(processes), cancelled or {})
+    work = Capture(root, own, clocks or HostClocks(), dict(processes), cancelled or {}, on_hosts_network)
     try:
         work.tables()
         work.describe()

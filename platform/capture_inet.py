@@ -138,7 +138,7 @@ def _one(
     if peer is not None and peer is not held and state != _SYN_SENT:
         record.peer, record.state = peer.key, "connected"
         return
-    if state in _HEARD_END and remote[0].startswith(_LOOPBACK):
+    if state in _HEARD_END and remote[0].startswith(_LOOPBACK) and not work.on_hosts_network:
         record.state = "ended"
         _received(held, record)
         return

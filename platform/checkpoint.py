@@ -302,7 +302,14 @@ class Save:
         processes = [(host, tgid) for tgid, host in self._host_of.items()]
         root = f"/proc/{self._session.sandbox.init_pid}/root"
         cancelled = self._engine.wall.timerfds.cancelled if self._engine.wall is not None else None
-        found = self._captured = capture_files.capture(processes, root, clocks=self._kernel.keeper, cancelled=cancelled)
+        network = f"/proc/{self._session.sandbox.init_pid}/ns/net"
+        found = self._captured = capture_files.capture(
+            processes,
+            root,
+            clocks=self._kernel.keeper,
+            cancelled=cancelled,
+            on_hosts_network=os.path.samestat(os.stat(network), os.stat("/proc/self/ns/net")),
+        )
         for text in found.unsavable:
             self._refuse(text)
         self.notes += found.notes
