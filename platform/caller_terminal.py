@@ -13,7 +13,8 @@ import struct
 import termios
 from typing import Any
 
-_TIOCGDEV = 0x80045432  # asm-generic/ioctls.h
+_TIOCGDEV, _TCGETS2, _TCSETS2 = 0x80045432, 0x802C542A, 0x402C542B  # asm-generic/ioctls.h
+SETTINGS_SIZE = 44  # struct termios2
 
 #: How the first guest's process group is to be made; see `CallerTerminal.group_of_guest`.
 SHARED, JOB, ORPHANED = "", "job", "orphaned"
@@ -63,6 +64,23 @@ class CallerTerminal:
         try:
             termios.tcsetattr(self.fd, termios.TCSANOW, self.settings)
         except termios.error:
+            pass
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def all_settings(self) -> bytes:
+        """struct termios2, for a checkpoint; b"" when it is hung up."""
+        try:
+            return fcntl.ioctl(self.fd, _TCGETS2, bytes(SETTINGS_SIZE))
+        except OSError:
+            return b""
+
+    def set_up(self, settings: bytes) -> None:
+        """struct termios2 of another terminal, from a checkpoint. It is the guests' then, and may refuse some."""
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTTOU])
+        try:
+            fcntl.ioctl(self.fd, _TCSETS2, settings)
+        except OSError:
             pass
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -316,6 +316,8 @@ class Save:
         image.tables, image.files = found.tables, found.files
         image.pipes, image.sockets = found.pipes, found.sockets
         image.terminals, image.locks = found.terminals, found.locks
+        if self._session.jobs is not None:
+            image.caller_terminal = self._session.jobs.settings()
         assert self._collector is not None
         image.shared = {**found.shared, **self._collector.shared}
         image.ghosts = {**found.ghosts, **self._collector.ghosts}

@@ -89,7 +89,8 @@ class Container:
         options = self.options
         sandbox = options.sandbox
         # A detached one has no terminal, and one in a session of its own has nothing to do with the caller's but copy.
-        terminal = caller_terminal.find() if sandbox.tty and not options.detach else None
+        wanted = sandbox.tty or (self._beginning is not None and self._beginning.on_callers_terminal)
+        terminal = caller_terminal.find() if wanted and not options.detach else None
         watcher = guardian.start(self._path, terminal)
         entry: state_dir.Entry | None = None
         own: OwnTerminal | None = None

@@ -62,6 +62,43 @@ class JobControl:
             if self.terminal.foreground() == self.terminal.group:
                 self._hand_over()
 
+    def begin_again(self, settings: bytes) -> None:
+        """In place of `begin`: all guests stand before they go on from a checkpoint, which was taken on another
+        terminal, or on none. `settings` are those that the foreground group had made there; b"": it had not the
+        terminal."""
+        terminal = self.terminal
+        if not terminal.controlling:
+            return
+        state = self._kernel.state
+        before = next((found for found in state.ttys.values() if not found.sid and found.number & tty.OUTSIDE), None)
+        group = 0
+        if before is not None:
+            tty.moved(self._kernel, before, terminal.device)
+            group = before.foreground
+        else:
+            tty.attach_host_terminal(self._kernel, state.groups[state.root_tgid], terminal.device, 0)
+        self._to_return = next((host for host, pgid in self._groups().items() if group and pgid == group), 0)
+        if terminal.foreground() != terminal.group:
+            self._note_foreground()
+            return
+        self._hand_over()
+        if settings:
+            terminal.set_up(settings)
+        # The window may be another one, and it is empty: who draws on it draws.
+        for member in family.members(state, tty.foreground(self._kernel, terminal.device) or self._root_group()):
+            self._send([member.tgid], signal.SIGWINCH)
+
+    def settings(self) -> bytes:
+        """For a checkpoint: struct termios2 of the terminal, where a guest's group has it; else b""."""
+        terminal = self.terminal
+        owner = terminal.foreground()
+        mine = owner in self._groups() or (owner == terminal.group and not self.own_group)
+        return terminal.all_settings() if mine else b""
+
+    def _root_group(self) -> int:
+        state = self._kernel.state
+        return state.groups[state.root_tgid].pgid
+
     def _hand_over(self) -> None:
         """The terminal is our group's: it is the guests' that had it when we stopped, or the first guest's."""
         group, self._to_return = self._to_return, 0

@@ -242,19 +242,20 @@ def start(
     saved: SavedFiles | None = None,
     prepare: Callable[[], None] | None = None,
     keep_capabilities: bool = False,
+    own_group: bool = True,
 ) -> Setup:
     """Fork the helper and return at once.
 
     `guest_main(channel)` runs in the first guest: in its namespaces, root and working directory, with the
     caller's ids, environment, umask, limits, session, signal mask and ignored signals, with
-    capabilities dropped. Its process group is the caller's or its own, see `CallerTerminal.group_of_guest`; with
-    `options.tty` it leads a session on a terminal of the sandbox's own. With `is_init` it is pid 1, as in a container,
-    and leads a session; else that is a stub. With `keep_capabilities` it has all of its user namespace's. It must
-    not return: it waits on the channel (the end of the channel means that the sentry is gone) and executes
-    something. `stage` is an empty directory of the host for the sandbox's own tmpfs. `keep` are further descriptors
-    that guest_main needs, `terminal` is the caller's. The sandbox's clocks begin at the given values, ns. `saved`
-    are own files of a checkpoint that it gets back; `prepare` is called in pid 1 before anything is mounted, and
-    may raise what is then a SetupError.
+    capabilities dropped. Its process group is the caller's or its own, see `CallerTerminal.group_of_guest`, with
+    `own_group` false the caller's; with `options.tty` it leads a session on a terminal of the sandbox's own. With
+    `is_init` it is pid 1, as in a container, and leads a session; else that is a stub. With `keep_capabilities` it has
+    all of its user namespace's. It must not return: it waits on the channel (the end of the channel means that the
+    sentry is gone) and executes something. `stage` is an empty directory of the host for the sandbox's own tmpfs.
+    `keep` are further descriptors that guest_main needs, `terminal` is the caller's. The sandbox's clocks begin at the
+    given values, ns. `saved` are own files of a checkpoint that it gets back; `prepare` is called in pid 1 before
+    anything is mounted, and may raise what is then a SetupError.
 
     Call it while the process has one thread, and before changing how signals are handled: the guest gets
     what is in force now. SetupError when the working directory is gone or no process can be made.
@@ -278,7 +279,7 @@ def start(
         plan.bundle = options
     if options.tty:
         plan.own_terminal, plan.window = True, window_size(terminal)
-    elif terminal is not None:
+    elif terminal is not None and own_group:
         plan.own_group = terminal.group_of_guest()
     if options.cpus:
         from trapline.platform.application_cpus import application_cpus  # few need it

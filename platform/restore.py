@@ -33,6 +33,11 @@ class RestoredSandbox:
         sys_rusage.own()
         self._launch = guest_start.Launch(options, bool(features.Features(options.without).wait_killable_recv))
 
+    @property
+    def on_callers_terminal(self) -> bool:
+        """Whether it was, or may have been, a job of its caller's shell."""
+        return not self._loaded.is_init
+
     def start(self, entry: state_dir.Entry, terminal: CallerTerminal | None) -> namespaces.Setup:
         loaded = self._loaded
         try:
@@ -48,7 +53,8 @@ class RestoredSandbox:
             self._options,
             seed.make(lambda: _open(loaded), taken),
             entry.stage,
-            terminal=terminal if self._options.tty else None,
+            terminal=terminal,
+            own_group=loaded.has_own_group,
             hostname=self._options.hostname,
             monotonic_start=loaded.clocks.monotonic,
             boottime_start=loaded.clocks.boottime,
@@ -62,10 +68,11 @@ class RestoredSandbox:
     def session(
         self, sandbox: namespaces.Sandbox, terminal: CallerTerminal | None, own: OwnTerminal | None
     ) -> Session:
+        from trapline.platform.caller_terminal import SHARED
         from trapline.platform.restored_session import RestoredSession
 
-        if own is None:
-            terminal = None  # the caller's shell knows nothing of the jobs that were another's
+        if own is None and (self._loaded.is_init or (self._loaded.has_own_group and sandbox.own_group == SHARED)):
+            terminal = None  # nothing of it is a job of the caller's shell
         return RestoredSession(
             self._options, sandbox, features, self._loaded, self._launch, terminal, own, self._background
         )

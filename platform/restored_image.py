@@ -48,6 +48,8 @@ class RestoredImage:
             )
             self.clocks = restored_clocks.plan(self.saved_clocks, self.kernel.clock, time.time_ns(), clock_continue)
             self.is_init = self.kernel.root_tgid == 1
+            #: Its first process leads a group that is not the caller's.
+            self.has_own_group = self.kernel.groups[self.kernel.root_tgid].pgid != 0
             self.own = SavedOwn(self.reader, self.image.ipc)
         except BaseException:
             self.close()

@@ -20,6 +20,7 @@ from trapline.platform import (
     restored_clocks,
 )
 from trapline.platform import ptrace_calls as pt
+from trapline.platform.caller_terminal import ORPHANED, SHARED
 from trapline.platform.injection import Injection, Workspace, await_trap
 from trapline.platform.namespaces import SetupError
 from trapline.platform.notifications import Listener
@@ -95,6 +96,8 @@ class RestoredSession(Session):
     def _first_state(self) -> KernelState:
         state, sandbox = self.loaded.kernel, self.sandbox
         state.init_uid = os.getuid()
+        if not sandbox.is_init:
+            state.init_sid = 1 if sandbox.own_group == ORPHANED else 0
         for key in [key for key in state.timers if key.startswith("sleep:")]:
             # Of calls that wait: they are entered again, and set theirs anew. What goes wrong otherwise: one whose
             # time has passed by now does not, and the old one ends a later call of the task's.
@@ -130,6 +133,9 @@ class RestoredSession(Session):
         """Everybody goes on."""
         self.held = False
 
+    def _begin_jobs(self) -> None:
+        """That was done before anybody went on."""
+
     def _adopt(self, host: int) -> None:
         """In place of the first guest's start: SetupError, after which nothing of the sandbox may run."""
         try:
@@ -141,7 +147,8 @@ class RestoredSession(Session):
         except (Gone, OSError) as error:
             raise SetupError(f"the first process cannot be traced: {error}") from None
         root = Injection(host, Workspace(self._ready.base))
-        tree = Tree(self.kernel.state, root, self.kernel.state.root_tgid if self.sandbox.is_init else 1)
+        born_in = self.kernel.state.root_tgid if self.sandbox.own_group != SHARED else 0
+        tree = Tree(self.kernel.state, root, self.kernel.state.root_tgid if self.sandbox.is_init else 1, born_in)
         ttys = Ttys(self.kernel.state, self.loaded.image, self._ready.pool)
         tree.on_session = ttys.lead
         try:
@@ -368,6 +375,8 @@ class RestoredSession(Session):
         """Tasks and state are there: time goes on, and what was pending is delivered."""
         for listener in self._listeners:
             self.pump.listen(listener)
+        if self.jobs is not None:
+            self.jobs.begin_again(self.loaded.image.caller_terminal)
         if self.kernel.state.clock.realtime_delta:
             self.engine.wall = WallClock(self.engine)
             self.engine.wall.watch_all()

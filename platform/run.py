@@ -81,6 +81,11 @@ def _end_by(number: int) -> None:
 class Beginning(Protocol):
     """How a sandbox begins: with a program, or where an image left off (restore.py)."""
 
+    @property
+    def on_callers_terminal(self) -> bool:
+        """Whether its processes may be a job of the caller's shell, on the caller's terminal, also where it has a
+        name."""
+
     def start(self, entry: state_dir.Entry, terminal: CallerTerminal | None) -> namespaces.Setup:
         """Fork its first processes. SetupError."""
 
@@ -90,6 +95,8 @@ class Beginning(Protocol):
 
 class NewSandbox:
     """It begins with a program."""
+
+    on_callers_terminal = False  # where it has a name, it leads a session
 
     def __init__(self, options: DoOptions, container: Container | None) -> None:
         self._options = options

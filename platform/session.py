@@ -331,9 +331,13 @@ class Session:
         if self.tracing is not None:
             self.tracing.attach(first, quiet=True)
 
+    def _begin_jobs(self) -> None:
+        assert self.jobs is not None
+        self.jobs.begin()
+
     def _start_terminal(self) -> None:
         if self.jobs is not None:
-            self.jobs.begin()
+            self._begin_jobs()
         if self.own_terminal is not None:
             try:
                 self.own_terminal.start(self.sandbox.terminals, self.kernel.keeper.now(REALTIME) // NSEC)

@@ -57,6 +57,17 @@ def foreground_moved(kernel: Kernel, number: int, pgid: int) -> None:
         tty.foreground = pgid
 
 
+def moved(kernel: Kernel, tty: TTY, number: int) -> None:
+    """A terminal from outside is another one from now on, of this device number: after a restore."""
+    state = kernel.state
+    del state.ttys[tty.number]
+    for group in state.groups.values():
+        if group.tty == tty.number:
+            group.tty = number | OUTSIDE
+    tty.number = number | OUTSIDE
+    state.ttys[tty.number] = tty
+
+
 def foreground(kernel: Kernel, number: int) -> int:
     """The process group in the foreground of a terminal from outside (device number); 0 for one of outside, or none."""
     tty = kernel.state.ttys.get(number | OUTSIDE)

@@ -42,6 +42,8 @@ def check_files(image: Image) -> None:
     for key, socket in image.sockets.items():
         _check_socket(f"socket {key}", socket, image)
         _check_peer(f"socket {key}", key, socket, image)
+    if image.caller_terminal:
+        length("the settings of the caller's terminal", image.caller_terminal, _TERMIOS2, _TERMIOS2)
     for key, terminal in image.terminals.items():
         _check_terminal(f"terminal {key}", terminal)
     for table, locks in image.locks.items():

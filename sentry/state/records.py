@@ -165,6 +165,7 @@ class Image(msgspec.Struct):
     sockets: dict[int, Socket] = {}
     terminals: dict[int, Terminal] = {}
     locks: dict[int, list[RecordLock]] = {}  # by table
+    caller_terminal: bytes = b""  # struct termios2 of the caller's, where it was the guests'
     directories: dict[int, Directories] = {}
     vdso: bytes = b""  # our image as guests have it mapped, without the parameter page
     vdso_host: list[tuple[int, int]] = []  # what of the host's was moved below it: offset, length
