@@ -52,6 +52,7 @@ class TaskCapture:
         self._engine = session.engine
         self._kernel = session.kernel
         self._maps = UserMaps(session.sandbox.init_pid)
+        self._root = f"/proc/{session.sandbox.init_pid}/root"
         vdso = session.engine.vdso
         self._image = vdso.image if vdso is not None else None
         self._regs = pt.RegisterFile()
@@ -126,8 +127,22 @@ class TaskCapture:
     def zombie(self, group: ThreadGroup) -> ProcessRecord:
         """One that has ended and was not waited for."""
         return ProcessRecord(
-            tgid=group.tgid, space=-1, table=-1, directory=-1, threads=[], parent=group.ppid, zombie=group.exit_status
+            tgid=group.tgid,
+            space=-1,
+            table=-1,
+            directory=-1,
+            threads=[],
+            parent=group.ppid,
+            zombie=group.exit_status,
+            comm=self._name_of_zombie(group.tgid),
         )
+
+    def _name_of_zombie(self, tgid: int) -> bytes:
+        """As `ps` shows it in the sandbox; only there has it still the id that it is known by."""
+        try:
+            return _bytes(f"{self._root}/proc/{tgid}/comm").rstrip(b"\n")
+        except (OSError, Gone):
+            return b""
 
     # -- one thread
     def _thread(self, t: Tracee, group: ThreadGroup) -> ThreadRecord:

@@ -21,7 +21,7 @@ from trapline.platform import (
 )
 from trapline.platform import ptrace_calls as pt
 from trapline.platform.caller_terminal import ORPHANED, SHARED
-from trapline.platform.injection import Injection, Workspace, await_trap
+from trapline.platform.injection import Data, Injection, Workspace, await_trap
 from trapline.platform.namespaces import SetupError
 from trapline.platform.notifications import Listener
 from trapline.platform.page_fill import PageFill
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from trapline.sentry.options import DoOptions
 
 _EXIT_GROUP, _CLOSE, _CLOSE_RANGE, _MUNMAP = 231, 3, 436, 11
-_PRCTL, _PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER = 157, 4, 36
+_PRCTL, _PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER, _PR_SET_NAME = 157, 4, 36, 15
 _ALL_BUT_TRAP = pt.U64 & ~(1 << signal.SIGTRAP - 1)
 
 
@@ -318,6 +318,7 @@ class RestoredSession(Session):
     def _die(self, leader: Injection, record: ProcessRecord) -> None:
         """A zombie that its parent has still to wait for."""
         status = record.zombie
+        leader.run([(_PRCTL, _PR_SET_NAME, Data(record.comm + b"\0"), 0, 0, 0)])
         if status & 0x7F:
             pt.set_sigmask(leader.host, 0)
             pt.cont(leader.host, status & 0x7F)
