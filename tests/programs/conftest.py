@@ -1,4 +1,4 @@
-"""Which of the real programs are saved in `make test`."""
+"""Which of the tests of checkpoints are in `make test`."""
 
 from __future__ import annotations
 
@@ -6,12 +6,25 @@ import pytest
 
 #: Each program is saved in both forms, and on both platforms; all four together take too long.
 QUICK = {("seccomp", "restored"), ("ptrace", "resumed")}
+#: Those that take longest, in one of them only, or in none.
+LONGER = ("test_python", "test_go", "test_sqlite_in_a_transaction", "test_node")
+LONGEST = ("test_gcc_and_make",)
+#: All that these do differently for the platforms is tested elsewhere.
+ON_ONE_PLATFORM = ("test_checkpoint_sandboxes.py", "test_checkpoint_jobs.py")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if item.path.name == "test_checkpoint_programs.py" and isinstance(item, pytest.Function):
-            chosen = item.callspec.params
-            if (chosen.get("platform"), chosen.get("form")) not in QUICK:
-                item.add_marker(pytest.mark.long)
+        if isinstance(item, pytest.Function) and not _is_quick(item):
+            item.add_marker(pytest.mark.long)
+
+
+def _is_quick(item: pytest.Function) -> bool:
+    if item.path.name in ON_ONE_PLATFORM:
+        return bool(item.callspec.params["platform"] == "seccomp")
+    if item.path.name != "test_checkpoint_programs.py":
+        return True
+    chosen = item.callspec.params.get("platform"), item.callspec.params.get("form")
+    name = item.originalname
+    return chosen in QUICK and name not in LONGEST and (name not in LONGER or chosen[0] == "seccomp")

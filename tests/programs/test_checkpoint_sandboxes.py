@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from boxes import Boxes, until
+from boxes import Boxes, root_of_busybox, until
+from typist import Typist
 
 
 @pytest.fixture
@@ -148,3 +151,113 @@ def test_the_first_segment_of_shared_memory(boxes: Boxes) -> None:
     boxes.begin("restore", "-d", "--image-path", "../one", "--id", "box")
     Path("go").touch()
     until(lambda: log.read_bytes() == b"b'parent'\n0 b'child!' 0\n", "it is attached still")
+
+
+# -- started in other ways
+LISTENS = """
+import socket
+with socket.create_server(("127.0.0.1", 0)) as server:
+    with open("port.new", "w") as file: file.write(str(server.getsockname()[1]))
+    import os; os.rename("port.new", "port")
+    while True:
+        with server.accept()[0] as connection: connection.sendall(b"hello")
+"""
+ASKS = "import socket; print(socket.create_connection(('127.0.0.1', int(open('port').read()))).recv(9))"
+SLEEPS = ("--", "sh", "-c", "touch ready; while :; do sleep 100; done")
+FACTS = "hostname; id; grep -e processes -e files /proc/1/limits; grep -e Cap -e Groups /proc/1/status; mount | wc -l; ls -l /own /tmp"
+
+
+def bundle(path: Path) -> list[str]:
+    """With a user, limits, capabilities, a host name, a tmpfs and a mount that is shared."""
+    place = path / "bundle"
+    place.mkdir()
+    root = root_of_busybox(place / "rootfs")
+    (root / "own").mkdir(mode=0o777)
+    work = path / "work"
+    work.chmod(0o777)
+    path.chmod(0o755)
+    config = json.loads(Path(__file__).with_name("bundle.json").read_text())
+    config["mounts"].append({"destination": "/shared", "type": "bind", "source": str(work), "options": ["rbind"]})
+    (place / "config.json").write_text(json.dumps(config))
+    return ["--bundle", str(place)]
+
+
+def rootfs(path: Path) -> list[str]:
+    root = root_of_busybox(path / "root")
+    return [f"--rootfs={root}", f"--volume={path}/work:/shared", "--cwd=/shared"]
+
+
+Way = tuple[Callable[[Path], list[str]], tuple[str, ...], str]
+WAYS: dict[str, Way] = {
+    "bundle": (bundle, (), FACTS),
+    "rootfs": (rootfs, ("--", "sh", "-c", "echo new > /etc/own; rm /bin/tty; touch ready; sleep 100"), "cat /etc/own; ls /bin"),
+    "volumes": (
+        lambda path: [f"--volume={path}:/mnt", "--volume=/etc:/media:ro"],
+        ("--", "sh", "-c", "cd /mnt/work; exec 3> kept; touch ready; while :; do sleep 100; done"),
+        "readlink /proc/1/cwd /proc/1/fd/3; touch /media/x 2> /dev/null || echo closed; cat /mnt/work/ready",
+    ),
+    "network": (lambda path: ["--network=host"], ("--", "python3", "-c", LISTENS), f'exec python3 -c "{ASKS}"'),
+    "cpus": (lambda path: ["--cpus=1"], SLEEPS, "nproc; grep Cpus_allowed_list /proc/1/status"),
+}
+
+
+@pytest.mark.parametrize("way", [way if way == "bundle" else pytest.param(way, marks=pytest.mark.long) for way in WAYS])
+def test_started_in_another_way(boxes: Boxes, way: str) -> None:
+    """It is there again as it was, twice at once, as far as the two do not want the same of the host's."""
+    flags, words, asks = WAYS[way]
+    boxes.begin("run", "-d", "--id", "box", *flags(boxes.path), *words)
+    ready = Path("port" if way == "network" else "ready")
+    until(ready.exists, "it is ready")
+    before = boxes("exec", "box", "sh", "-c", asks)
+    assert before.status == 0, before
+    for image, more in (("../one", ["--leave-running"]), ("../two", [])):
+        assert boxes("checkpoint", "--image-path", image, *more, "box").status == 0
+    boxes.good("delete", "box")
+    for name in ("first", "second"):
+        done = boxes("restore", "-d", "--image-path", "../two", "--id", name)
+        if name == "second" and way == "network":
+            assert done.status == 128 and b"Address already in use" in done.stderr, done
+            break
+        assert (done.status, done.stderr) == (0, b""), done
+        assert boxes.good("exec", name, "sh", "-c", asks) == before.stdout.decode()
+
+
+def test_what_it_shared_is_gone(boxes: Boxes) -> None:
+    """One line says so."""
+    shared = boxes.path / "shared"
+    shared.mkdir()
+    boxes.begin("run", "-d", "--id", "box", f"--volume={shared}:/mnt", *SLEEPS)
+    until(Path("ready").exists, "it is ready")
+    boxes.good("checkpoint", "--image-path", "../one", "box")
+    shutil.rmtree(shared)
+    said = boxes.bad("restore", "--image-path", "../one", "--id", "again")
+    assert said == f"trapline restore: {shared}: No such file or directory"
+
+
+# -- processes from outside
+def test_processes_of_exec(boxes: Boxes) -> None:
+    """They run on as children of the first process; `kill` reaches them, and there may be more."""
+    boxes.begin("run", "-d", "--id", "box", *SLEEPS)
+    until(Path("ready").exists, "it is ready")
+    script = "trap 'echo ended > told; exit 3' TERM; echo up > up; while :; do sleep 0.01; done"
+    boxes.begin("exec", "-d", "box", "sh", "-c", script)
+    at = Typist(boxes.command("exec", "-t", "box", "env", "PS1=$? IN> ", "bash", "--norc", "--noediting"), size=(30, 100))
+    at.expect("0 IN> ")
+    at.send("x=5")
+    at.expect("0 IN> ")
+    until(Path("up").exists, "it runs")
+    assert boxes("checkpoint", "--image-path", "../one", "--leave-running", "box").status == 0
+    at.send("echo $((x + 1)); tty")
+    at.expect("6\r\n/dev/pts/0")
+    at.expect("0 IN> ")
+    assert boxes("checkpoint", "--image-path", "../two", "box").status == 0
+    assert at.end() in (128, 137)  # what it hears first: that the sandbox has ended, or its program
+    boxes.good("delete", "box")
+    boxes.begin("restore", "-d", "--image-path", "../two", "--id", "again")
+    (pid,) = (process["pid"] for process in boxes.ps("again") if "told" in " ".join(process["command"]))
+    assert boxes.good("exec", "again", "ps", "-o", "ppid=", "-p", str(pid)).split() == ["1"]
+    boxes.good("kill", "--pid", str(pid), "again", "TERM")
+    until(Path("told").exists, "its end")
+    # Who sat at a terminal of the one that was saved is gone, which the shell there hears of.
+    until(lambda: not [p for p in boxes.ps("again") if p["command"][:1] == ["bash"]], "the hangup")
+    assert boxes.good("exec", "again", "echo", "new") == "new\n"
