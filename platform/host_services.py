@@ -224,6 +224,19 @@ class HostServices:
             children_system += children[1] * 1000 // tick
         return user, system, children_user, children_system
 
+    def account_of_ended(self, tgid: int, rusage: bytes) -> tuple[tuple[int, int], bytes]:
+        """A process has: what the host's account of it lacks, user and system time in µs, and its rusage with that."""
+        total, user = self.earlier_of_group.pop(tgid, (0, 0))
+        children = self.earlier_of_children.pop(tgid, (0, 0))
+        from trapline.sentry.syscalls import sys_rusage
+
+        before = user // 1000 + children[0], max(total - user, 0) // 1000 + children[1]
+        return before, sys_rusage.added(rusage, before)
+
+    def waited_for(self, tgid: int, before: tuple[int, int]) -> None:
+        known = self.earlier_of_children.get(tgid, (0, 0))
+        self.earlier_of_children[tgid] = known[0] + before[0], known[1] + before[1]
+
     def earlier_usage(self, tid: int, who: int) -> tuple[int, int]:
         task = self.find(tid).task
         assert task is not None

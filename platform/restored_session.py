@@ -35,7 +35,7 @@ from trapline.platform.task_limits import set_own
 from trapline.platform.tracee import Tracee
 from trapline.platform.vdso_image import VdsoImage
 from trapline.platform.wall_clock import WallClock
-from trapline.sentry.kernel import signal_lend
+from trapline.sentry.kernel import signal_lend, task_exit
 from trapline.sentry.kernel.block import Execute, Reply
 from trapline.sentry.kernel.signal_send import deliverable
 from trapline.sentry.kernel.state import KernelState
@@ -318,6 +318,8 @@ class RestoredSession(Session):
     def _die(self, leader: Injection, record: ProcessRecord) -> None:
         """A zombie that its parent has still to wait for."""
         status = record.zombie
+        group = self.kernel.state.groups[record.tgid]
+        group.used_before = task_exit.rusage_times(group.exit_rusage)
         leader.run([(_PRCTL, _PR_SET_NAME, Data(record.comm + b"\0"), 0, 0, 0)])
         if status & 0x7F:
             pt.set_sigmask(leader.host, 0)

@@ -192,11 +192,10 @@ def died(e: Engine, host: int, status: int, rusage: bytes) -> None:
         t.holding.holder = None
     release_holder(e, t)
     e.cpu_alarms.left(t.host_group, t.host)
-    if e.earlier:
+    if e.earlier_of_group or e.earlier_of_children:
         e.earlier.pop(t.tid, None)
-        if t.host == t.host_group:
-            e.earlier_of_group.pop(t.tid, None)
-            e.earlier_of_children.pop(t.tid, None)
+        if t.host == t.host_group and t.task is not None:
+            e.kernel.group(t.task).used_before, rusage = e.account_of_ended(t.tid, rusage)
     e.ended(t, status)
     e.watch.ended(t, status)
     task_exit.task_died(e.kernel, t.tid, status, rusage)

@@ -121,6 +121,9 @@ class Platform(Protocol):
     def process_times(self, tgid: int) -> tuple[int, int, int, int]:
         """User and system time of a process, and of its children that were waited for, in ticks of 10 ms."""
 
+    def waited_for(self, tgid: int, before: tuple[int, int]) -> None:
+        """A process has waited for a child of whose user and system time the host does not know so much, µs."""
+
     def earlier_usage(self, tid: int, who: int) -> tuple[int, int]:
         """User and system time, µs, from before a restore: of a task's process, its children or itself, by `who` of
         getrusage(2)."""

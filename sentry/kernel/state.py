@@ -112,6 +112,8 @@ class ThreadGroup(msgspec.Struct):
     # exit and job control
     exit_status: int = -1  # wait status once all threads are gone; -1 while alive
     exit_rusage: bytes = b""
+    #: Of what it says, user and system time that the host knows nothing of: from before a restore, µs.
+    used_before: tuple[int, int] = (0, 0)
     core_dumped: bool = False  # by the sentry: the host's wait status does not say so
     killed_by: int = 0  # what the sentry killed it for, where the host knows of its SIGKILL only; see signal_deliver.py
     reaped: tuple[int, int] = (0, 0)  # user and system time of the children that were waited for, µs

@@ -150,7 +150,7 @@ def _tell_parent(kernel: Kernel, parent: ThreadGroup, child: ThreadGroup) -> Non
     kernel.wake_waiters(parent.tgid)
 
 
-def _rusage_times(rusage: bytes) -> tuple[int, int]:
+def rusage_times(rusage: bytes) -> tuple[int, int]:
     """User and system time of a struct rusage, µs."""
     if len(rusage) < 32:
         return 0, 0
@@ -161,13 +161,15 @@ def _rusage_times(rusage: bytes) -> tuple[int, int]:
 def own_time(group: ThreadGroup) -> tuple[int, int]:
     """si_utime and si_stime of a process that has ended, in ticks of 10 ms: its own time, whereas its rusage has that
     of the children that it waited for too (Linux do_notify_parent)."""
-    user, system = _rusage_times(group.exit_rusage)
+    user, system = rusage_times(group.exit_rusage)
     return max(0, user - group.reaped[0]) // _TICK, max(0, system - group.reaped[1]) // _TICK
 
 
-def waited_for(parent: ThreadGroup, child: ThreadGroup) -> None:
+def waited_for(kernel: Kernel, parent: ThreadGroup, child: ThreadGroup) -> None:
     """A parent takes its child's zombie: the child's time is from now on in the parent's rusage (wait_task_zombie)."""
-    user, system = _rusage_times(child.exit_rusage)
+    if any(child.used_before):
+        kernel.platform.waited_for(parent.tgid, child.used_before)
+    user, system = rusage_times(child.exit_rusage)
     parent.reaped = parent.reaped[0] + user, parent.reaped[1] + system
 
 

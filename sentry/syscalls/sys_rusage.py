@@ -16,17 +16,28 @@ _TIMES = struct.Struct("<4q")  # ru_utime, ru_stime
 _USEC = 1_000_000
 
 
+def added(rusage: bytes, more: tuple[int, int]) -> bytes:
+    """A struct rusage, or its beginning, with so much more user and system time, µs."""
+    if len(rusage) < _TIMES.size or not any(more):
+        return rusage
+    user, user_rest, system, system_rest = _TIMES.unpack_from(rusage)
+    times = (user * _USEC + user_rest + more[0], system * _USEC + system_rest + more[1])
+    return _TIMES.pack(*divmod(times[0], _USEC), *divmod(times[1], _USEC)) + rusage[_TIMES.size :]
+
+
+def add_at(kernel: Kernel, task: Task, address: int, more: tuple[int, int]) -> None:
+    """The same in a guest's memory, where the host has written one. EFAULT."""
+    memory = kernel.memory(task)
+    memory.write(address, added(memory.read(address, _TIMES.size), more))
+
+
 async def getrusage(kernel: Kernel, task: Task, who: int, address: int) -> int:
     """CPU times of before the restore are added, also those of children; the other fields count from it. EINVAL,
     EFAULT."""
     result = await kernel.execute()
     earlier = kernel.platform.earlier_usage(task.tid, who) if not result else (0, 0)
     if any(earlier):
-        memory = kernel.memory(task)
-        seconds, rest, system_seconds, system_rest = _TIMES.unpack(memory.read(address, _TIMES.size))
-        user = seconds * _USEC + rest + earlier[0]
-        system = system_seconds * _USEC + system_rest + earlier[1]
-        memory.write(address, _TIMES.pack(*divmod(user, _USEC), *divmod(system, _USEC)))
+        add_at(kernel, task, address, earlier)
     return result
 
 

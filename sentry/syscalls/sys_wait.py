@@ -86,6 +86,13 @@ def _host_would_choose(parent: ThreadGroup, selection: Selection, child: ThreadG
     return len(parent.children) == 1 and not parent.subreaper and parent.tgid != INIT
 
 
+def _add_used_before(kernel: Kernel, task: Task, rusage: int, child: ThreadGroup) -> None:
+    """To what the host has written of a child: from before a restore."""
+    from trapline.sentry.syscalls import sys_rusage
+
+    sys_rusage.add_at(kernel, task, rusage, child.used_before)
+
+
 @handler("wait4")
 async def wait4(kernel: Kernel, task: Task, pid: int, status: int, options: int, rusage: int) -> int | Reply:
     """wait4(2). EINVAL for an unknown option, ESRCH for INT_MIN, ECHILD, EFAULT."""
@@ -110,7 +117,8 @@ async def wait4(kernel: Kernel, task: Task, pid: int, status: int, options: int,
             parent = kernel.group(task)
             waited = task.call is not None and task.call.scratch.get("waited")
             as_it_stands = not waited and _host_would_choose(parent, selection, child)
-            task_exit.waited_for(parent, child)
+            as_it_stands = as_it_stands and not any(child.used_before)
+            task_exit.waited_for(kernel, parent, child)
             task_exit.release(kernel, child)
             if as_it_stands:
                 return Reply.HOST
@@ -120,6 +128,8 @@ async def wait4(kernel: Kernel, task: Task, pid: int, status: int, options: int,
                 continue  # the host has none: it was reaped on its way (SIGCHLD set to ignored just now)
             if child.core_dumped and status and result == child.tgid:
                 kernel.memory(task).write(status, struct.pack("<i", child.exit_status))
+            if rusage and any(child.used_before) and result == child.tgid:
+                _add_used_before(kernel, task, rusage, child)
             return result
         _consume(event, options)
         memory = kernel.memory(task)
@@ -148,13 +158,15 @@ async def waitid(
     while event is not None and event.kind == "exited":
         child = event.child
         if not options & WNOWAIT:
-            task_exit.waited_for(kernel.group(task), child)
+            task_exit.waited_for(kernel, kernel.group(task), child)
             task_exit.release(kernel, child)
         keep = options & (WNOTHREAD | WCLONE | WALL | WNOWAIT)
         result = await kernel.execute((P_PID, child.tgid, info, keep | WEXITED | WNOHANG, rusage))
         if result != -errno.ECHILD:
             if child.core_dumped and info and result == 0:
                 kernel.memory(task).write(info + 8, struct.pack("<i", CLD_DUMPED))
+            if rusage and any(child.used_before) and result == 0:
+                _add_used_before(kernel, task, rusage, child)
             return result
         event = await _choose(kernel, task, idtype, ident, options & 0xFFFFFFFF)
     packed = b""

@@ -261,3 +261,41 @@ def test_processes_of_exec(boxes: Boxes) -> None:
     # Who sat at a terminal of the one that was saved is gone, which the shell there hears of.
     until(lambda: not [p for p in boxes.ps("again") if p["command"][:1] == ["bash"]], "the hangup")
     assert boxes.good("exec", "again", "echo", "new") == "new\n"
+
+
+#: A child that has ended, one that is saved in the middle of its work, and one of later.
+TIMES = """
+import os, resource, time
+def burn(seconds):
+    end = time.process_time() + seconds
+    while time.process_time() < end: pass
+def child(before, after):
+    pid = os.fork()
+    if pid == 0:
+        burn(before)
+        open(f"burnt-{before}", "w").close()
+        while after and not os.path.exists("go"): time.sleep(0.005)
+        burn(after)
+        os._exit(0)
+    while not os.path.exists(f"burnt-{before}"): time.sleep(0.005)
+    return pid
+total = lambda used: used.ru_utime + used.ru_stime
+children = [child(0.3, 0), child(0.4, 0.1)]
+print("ready", flush=True)
+while not os.path.exists("go"): time.sleep(0.005)
+children.append(child(0.2, 0))
+used = [total(os.wait4(pid, 0)[2]) for pid in children]
+together = total(resource.getrusage(resource.RUSAGE_CHILDREN))
+print([0 <= a - b < 0.25 for a, b in zip(used, (0.3, 0.5, 0.2))], abs(together - sum(used)) < 0.02, flush=True)
+"""
+
+
+def test_what_children_used(boxes: Boxes) -> None:
+    boxes.begin("run", "-d", "--id", "box", "--", "python3", "-c", TIMES)
+    log = boxes.state / "box" / "output.log"
+    until(lambda: log.read_bytes() == b"ready\n", "it is ready")
+    boxes.good("checkpoint", "--image-path", "../one", "box")
+    boxes.good("delete", "box")
+    boxes.begin("restore", "-d", "--image-path", "../one", "--id", "box")
+    Path("go").touch()
+    until(lambda: log.read_bytes() == b"[True, True, True] True\n", "it counted all")
