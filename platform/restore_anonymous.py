@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from trapline.platform import descriptor_calls as calls
+from trapline.platform.wall_timerfds import MARK_SECONDS
 from trapline.sentry.state.files import (
     EventCounter,
     EventPoll,
@@ -51,7 +52,7 @@ def open_anonymous(pool: Pool) -> None:
             mask = file.mask.to_bytes(8, "little")
             _put(pool, key, calls.call("signalfd4", _SYS_SIGNALFD4, -1, mask, 8, os.O_CLOEXEC))
         elif isinstance(file, TimerFile):
-            _put(pool, key, _timerfd(pool, file))
+            _put(pool, key, _timerfd(pool, key, file))
         elif isinstance(file, EventPoll):
             _put(pool, key, select_epoll())
             pool.watch.append(lambda key=key, file=file: _fill_set(pool, key, file))  # type: ignore[misc]
@@ -79,12 +80,18 @@ def _eventfd(file: EventCounter) -> int:
     return made
 
 
-def _timerfd(pool: Pool, file: TimerFile) -> int:
+def _timerfd(pool: Pool, key: int, file: TimerFile) -> int:
     made = int(calls.libc.timerfd_create(file.clock, os.O_CLOEXEC | os.O_NONBLOCK))
     if made < 0:
         raise calls.failure("timerfd_create")
     clocks = pool.clocks
     interval = clocks.span_to_host(file.interval)
+    if file.cancelled:
+        # It can be read, and its reader is told (wall_timerfds.py); it is known by this mark.
+        marked = struct.pack("qqqq", MARK_SECONDS, key, 0, 1)
+        if calls.libc.timerfd_settime(made, file.settings, marked, None) < 0 and ctypes.get_errno() != errno.ECANCELED:
+            raise calls.failure("timerfd_settime")
+        return made
     if file.deadline or file.settings & ~_ABSTIME:
         left = max(clocks.span_to_host(file.deadline - clocks.now(file.clock)), 1) if file.deadline else 0
         if file.settings & _ABSTIME and file.clock in (0, 8) and left:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 
 import msgspec
 
+from trapline.platform.wall_timerfds import CANCEL_ON_SET
 from trapline.sentry.kernel.state import ClockState
+from trapline.sentry.state.files import AnyFile, TimerFile
+from trapline.sentry.time.timekeeper import REALTIME, REALTIME_ALARM
 
 
 class SavedClocks(msgspec.Struct):
@@ -49,6 +53,19 @@ def plan(saved: SavedClocks, state: ClockState, host_realtime: int, continued: b
     passed = 0 if continued else max(0, host_realtime - saved.host_realtime)
     passed = passed * state.rate_num // state.rate_den
     return ClockPlan(saved.monotonic + passed, saved.boottime + passed, passed)
+
+
+def steps_wall_clock(saved: SavedClocks, state: ClockState, planned: ClockPlan, host_realtime: int) -> bool:
+    """Whether REALTIME goes on otherwise than MONOTONIC does, as after settimeofday(2): it is the host's, where the
+    sandbox has no rate of its own."""
+    return state.rate_num == state.rate_den and host_realtime - saved.host_realtime != planned.elapsed
+
+
+def cancel_timerfds(files: Iterable[AnyFile]) -> None:
+    """Those with TFD_TIMER_CANCEL_ON_SET: the wall clock is stepped (timerfd_create(2))."""
+    for file in files:
+        if isinstance(file, TimerFile) and file.settings & CANCEL_ON_SET and file.clock in (REALTIME, REALTIME_ALARM):
+            file.cancelled = True
 
 
 def begin(

@@ -11,6 +11,7 @@ from trapline.platform.own_state import SavedOwn
 from trapline.platform.vdso_image import VdsoImage
 from trapline.sentry.options import DoOptions
 from trapline.sentry.state import codec, cpu_features, image_check
+from trapline.sentry.state.files import TimerFile
 from trapline.sentry.state.image_reader import ImageReader
 from trapline.sentry.state.records import PageRun
 from trapline.sentry.state.unusable import UnusableImage
@@ -46,7 +47,10 @@ class RestoredImage:
             self.saved_clocks = restored_clocks.SavedClocks(
                 manifest.monotonic, manifest.boottime, manifest.realtime, manifest.created
             )
-            self.clocks = restored_clocks.plan(self.saved_clocks, self.kernel.clock, time.time_ns(), clock_continue)
+            now = time.time_ns()
+            self.clocks = restored_clocks.plan(self.saved_clocks, self.kernel.clock, now, clock_continue)
+            if restored_clocks.steps_wall_clock(self.saved_clocks, self.kernel.clock, self.clocks, now):
+                restored_clocks.cancel_timerfds(self.image.files.values())
             self.is_init = self.kernel.root_tgid == 1
             #: Its first process leads a group that is not the caller's.
             self.has_own_group = self.kernel.groups[self.kernel.root_tgid].pgid != 0
@@ -91,6 +95,10 @@ class RestoredImage:
     def of(self, owner: str) -> list[PageRun]:
         """The pages of an address space or shared object."""
         return [run for run in self.runs if run.owner == owner]
+
+    def cancelled_timerfds(self) -> dict[int, TimerFile]:
+        """By the keys of their open file descriptions."""
+        return {k: file for k, file in self.image.files.items() if isinstance(file, TimerFile) and file.cancelled}
 
     def seed_clocks(self) -> restored_clocks.SeedClocks:
         """For the seed, whose clocks are the sandbox's but for a wall clock that was set."""

@@ -35,6 +35,7 @@ from trapline.platform.task_limits import set_own
 from trapline.platform.tracee import Tracee
 from trapline.platform.vdso_image import VdsoImage
 from trapline.platform.wall_clock import WallClock
+from trapline.platform.wall_timerfds import Setting
 from trapline.sentry.kernel import signal_lend, task_exit
 from trapline.sentry.kernel.block import Execute, Reply
 from trapline.sentry.kernel.signal_send import deliverable
@@ -42,7 +43,7 @@ from trapline.sentry.kernel.state import KernelState
 from trapline.sentry.protocol import Gone
 from trapline.sentry.state.records import PageRun, ProcessRecord, ThreadRecord
 from trapline.sentry.state.unusable import UnusableImage
-from trapline.sentry.time.timekeeper import MONOTONIC_RAW
+from trapline.sentry.time.timekeeper import MONOTONIC_RAW, REALTIME
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from trapline.platform.own_terminal import OwnTerminal
     from trapline.platform.restored_image import RestoredImage
     from trapline.sentry.options import DoOptions
+    from trapline.sentry.state.files import TimerFile
 
 _EXIT_GROUP, _CLOSE, _CLOSE_RANGE, _MUNMAP = 231, 3, 436, 11
 _PRCTL, _PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER, _PR_SET_NAME = 157, 4, 36, 15
@@ -374,15 +376,27 @@ class RestoredSession(Session):
         elif reply is Reply.HOST:
             t.reissue = Execute()
 
+    def _cancel(self, mark: int, file: TimerFile) -> None:
+        keeper, wall = self.kernel.keeper, self.engine.wall
+        assert wall is not None
+        deadline = 0
+        if file.deadline:
+            left = keeper.span_to_host(file.deadline - keeper.now(REALTIME))
+            deadline = max(self.engine.host_realtime() + left, 1)
+        wall.timerfds.cancelled_before(mark, Setting(deadline, keeper.span_to_host(file.interval), 0, file.settings))
+
     def _after(self, guests: list[Tracee]) -> None:
         """Tasks and state are there: time goes on, and what was pending is delivered."""
         for listener in self._listeners:
             self.pump.listen(listener)
         if self.jobs is not None:
             self.jobs.begin_again(self.loaded.image.caller_terminal)
-        if self.kernel.state.clock.realtime_delta:
+        cancelled = self.loaded.cancelled_timerfds()
+        if self.kernel.state.clock.realtime_delta or cancelled:
             self.engine.wall = WallClock(self.engine)
             self.engine.wall.watch_all()
+        for mark, file in cancelled.items():
+            self._cancel(mark, file)
         self.kernel.clocks.resume()
         for t in [t for t in self.engine.tracees.values() if t.parked]:
             self._enter_again(t)

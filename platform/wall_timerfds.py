@@ -86,6 +86,11 @@ class WallTimerfds:
         self.cancelled: dict[int, Setting] = {}
         self._number = 0
 
+    def cancelled_before(self, mark: int, setting: Setting) -> None:
+        """One that a restore has made, with this mark."""
+        self.cancelled[mark] = setting
+        self._number = max(self._number, mark)
+
     # -- a step
     def moved(self, tids: Iterable[int], span: int) -> None:
         """Let all timerfds of these tasks, one of each process, follow a step of `span` host ns."""

@@ -301,3 +301,39 @@ def test_what_children_used(boxes: Boxes) -> None:
     Path("go").touch()
     until(log.read_bytes, "it counted")
     assert log.read_bytes() == b"[True, True, True] True\n"
+
+
+#: A timer of the wall clock that wants to be told when that is set.
+CANCELLED = """
+import ctypes, errno, os, select, struct, time
+libc = ctypes.CDLL(None, use_errno=True)
+timer = libc.timerfd_create(0, os.O_NONBLOCK)
+assert libc.timerfd_settime(timer, 3, struct.pack("4q", 0, 0, int(time.time()) + 1000, 0), None) == 0
+other = os.dup(timer)
+print("ready", flush=True)
+while not os.path.exists("go"): time.sleep(0.005)
+def read():
+    try: return os.read(other, 8)
+    except OSError as error: return errno.errorcode[error.errno]
+left = ctypes.create_string_buffer(32)
+print(select.select([timer], [], [], 0)[0] == [timer], read(), read(), end=" ")
+libc.timerfd_gettime(timer, left)
+print(900 < struct.unpack("4q", left)[2] < 1001, flush=True)
+"""
+
+
+def test_a_timer_that_hears_of_the_wall_clock(boxes: Boxes) -> None:
+    """With --clock-continue the wall clock is ahead of the others, as after somebody has set it."""
+    boxes.begin("run", "-d", "--id", "box", "--", "python3", "-c", CANCELLED)
+    log = boxes.state / "box" / "output.log"
+    until(lambda: log.read_bytes() == b"ready\n", "it is ready")
+    boxes.good("checkpoint", "--image-path", "../one", "box")
+    Path("go").touch()
+    assert boxes.good("restore", "--image-path", "../one") == "False EAGAIN EAGAIN True\n"
+    cancelled = "True ECANCELED EAGAIN True\n"
+    assert boxes.good("restore", "--image-path", "../one", "--clock-continue") == cancelled
+    Path("go").unlink()
+    boxes.begin("restore", "-d", "--image-path", "../one", "--clock-continue", "--id", "two")
+    boxes.good("checkpoint", "--image-path", "../two", "two")
+    Path("go").touch()
+    assert boxes.good("restore", "--image-path", "../two") == cancelled  # nobody was told yet
