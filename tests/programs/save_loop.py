@@ -25,9 +25,11 @@ from trapline.sentry.control.client import Client, ControlError
 NOBODY = 65534
 _AS_USER = Path(__file__).with_name("as_user.py")
 #: What a save may say of what is over in a moment, and cannot be saved meanwhile (docs/limits.md); the sandbox goes on.
-_TRY_AGAIN = re.compile("try again$|a connection that was not accepted yet$|inotify with events that were not read$")
+_TRY_AGAIN = re.compile("try again$|a connection that was not accepted yet$|inotify descriptor with events that were not read$")
+#: The same of a pipe whose other end is on its way over such a connection: so many times in a row at most.
+_ON_ITS_WAY, _IN_A_ROW = re.compile("a pipe whose other end is outside of the sandbox$"), 3
 #: What it may say where the sandbox is just ending.
-_ENDING = re.compile("has ended|hung up|not running|not served")
+_ENDING = re.compile("has ended|hung up|not running|not served|No such file or directory$")
 _KILLED = 137
 
 
@@ -53,6 +55,7 @@ class SaveLoop:
     ) -> None:
         self.seed = seed
         self.saves = 0
+        self._refused = 0
         self._platform = platform
         self._command = command
         self.kill = kill
@@ -142,10 +145,14 @@ class SaveLoop:
         except ControlError as error:
             if _TRY_AGAIN.search(str(error)):
                 return
+            if _ON_ITS_WAY.search(str(error)) and self._refused < _IN_A_ROW:
+                self._refused += 1
+                return
             ended = self._ended(10) if _ENDING.search(str(error)) else None
             assert ended is not None, f"save {self.saves}: {error}: {self._result(-1)}"
             return
         self.saves += 1
+        self._refused = 0
         if self.kill:
             assert self._ended(60) == _KILLED, self._result(-1)
             self._start("restore", "--image-path", str(image))
