@@ -52,17 +52,16 @@ def make_child(creator: Injection, tid: int, flags: int = 0, exit_signal: int = 
 class Tree:
     """See the module. `at` holds every process by its id; the root's is given."""
 
-    def __init__(self, state: KernelState, root: Injection, init: int, group: int = 0) -> None:
-        """`init`: the id of the sandbox's reaper, 1; the root itself where that is its pid 1. `group`: the process
-        group that the root was born into, 0 for one of outside."""
+    def __init__(self, state: KernelState, root: Injection, init: int, session: int = 0, group: int = 0) -> None:
+        """`init`: the id of the sandbox's reaper, 1; the root itself where that is its pid 1. `session` and `group`:
+        those that the root is in, 0 for the caller's."""
         self._groups = state.groups
         self._root = state.root_tgid
         self._init = init
         self.at: dict[int, Injection] = {self._root: root}
-        #: The session that a process is in at the moment, 0 for the one that the root was born into.
-        #: A pid 1 has led one since before it was the seed.
-        self._session: dict[int, int] = {self._root: init if init == self._root else 0}
-        self._pgid: dict[int, int] = {self._root: group or self._session[self._root]}
+        #: The session that a process is in at the moment, 0 for the caller's.
+        self._session: dict[int, int] = {self._root: session}
+        self._pgid: dict[int, int] = {self._root: group}
         self._parent: dict[int, int] = {}
         ids = {tid for group in state.groups.values() for tid in (group.tgid, group.pgid, group.sid, *group.threads)}
         self._used = ids

@@ -149,8 +149,11 @@ class RestoredSession(Session):
         except (Gone, OSError) as error:
             raise SetupError(f"the first process cannot be traced: {error}") from None
         root = Injection(host, Workspace(self._ready.base))
-        born_in = self.kernel.state.root_tgid if self.sandbox.own_group != SHARED else 0
-        tree = Tree(self.kernel.state, root, self.kernel.state.root_tgid if self.sandbox.is_init else 1, born_in)
+        first = self.kernel.state.root_tgid
+        # As the seed it has begun a session where it is pid 1, or has a terminal of its own.
+        session = first if self.sandbox.is_init or self.options.tty else 0
+        group = first if session or self.sandbox.own_group != SHARED else 0
+        tree = Tree(self.kernel.state, root, first if self.sandbox.is_init else 1, session, group)
         ttys = Ttys(self.kernel.state, self.loaded.image, self._ready.pool)
         tree.on_session = ttys.lead
         try:

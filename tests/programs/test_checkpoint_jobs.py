@@ -101,3 +101,23 @@ def test_a_program_that_is_a_job_itself(boxes: Boxes) -> None:
         one.front("sh")
         one.type("first", "got first\n$")
         one.type("second", "and second\n0 OUT> $")
+
+
+@pytest.mark.long
+def test_a_terminal_of_the_sandboxs_own(boxes: Boxes) -> None:
+    """`do -t`: jobs are those of the shell inside, and of the window there is only its size."""
+    with window(boxes, "one") as one:
+        one.type(START.replace("do --", "do -t --"), r"0 IN> $")
+        one.type("x=4; up", "up\n$")
+        one.keys("C-z", see="Stopped +up\n148 IN> $")
+        saved(boxes, one, "image")
+    with window(boxes, "two") as two:
+        two.resize(100, 30)
+        two.type("run restore --image-path ../image")
+        two.front()
+        two.type("echo $((x + 1)); stty size", r"5\n30 100\n0 IN> $")
+        two.type("fg", "up\n$")
+        two.keys("C-c", see=r"\^C\n130 IN> $")
+        two.resize(90, 20)
+        two.type("stty size", "20 90\n0 IN> $")
+        two.type("exit 7", "7 OUT> $")

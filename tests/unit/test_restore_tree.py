@@ -119,7 +119,8 @@ def relations(host):
 def rebuilt(host, root, init_is_root):
     state = saved_state(host, root)
     fresh = Host(root, init_is_root)
-    tree = Tree(state, FakeInjection(fresh, root), fresh.init)
+    begun = root if fresh.init == root else 0
+    tree = Tree(state, FakeInjection(fresh, root), fresh.init, begun, begun)
     tree.build()
     assert set(tree.at) == set(fresh.table)
     return fresh
