@@ -27,6 +27,7 @@ _FAMILIES = 46  # AF_MAX
 _SCM_MAX_FD = 253
 _SOCKET_STATES = ("", "connected", "listening", "ended", "reset", "waiting")
 _DATAGRAMS = 2  # SOCK_DGRAM
+_INTERNET = {2, 10}  # AF_INET, AF_INET6
 
 
 def check_files(image: Image) -> None:
@@ -134,12 +135,17 @@ def _check_socket(who: str, socket: Socket, image: Image) -> None:
         number(f"{who}: an id", word, U32)
 
 
+def _may_meet(one: int, other: int) -> bool:
+    """An IPv6 socket has connections to IPv4 ones, too (ipv6(7))."""
+    return one == other or {one, other} == _INTERNET
+
+
 def _check_peer(who: str, key: int, socket: Socket, image: Image) -> None:
     """What is needed to connect and fill it."""
     if not isinstance(image.files.get(key), files.SocketFile):
         raise Bad(f"{who} is of no file")
     peer = image.sockets.get(socket.peer)
-    if socket.peer and (peer is None or (peer.family, peer.type) != (socket.family, socket.type)):
+    if socket.peer and (peer is None or peer.type != socket.type or not _may_meet(peer.family, socket.family)):
         raise Bad(f"{who} has a peer of another kind")
     if socket.type == _DATAGRAMS:
         return

@@ -291,6 +291,7 @@ print([0 <= a - b < 0.25 for a, b in zip(used, (0.3, 0.5, 0.2))], abs(together -
 """
 
 
+@pytest.mark.long  # it computes
 def test_what_children_used(boxes: Boxes) -> None:
     boxes.begin("run", "-d", "--id", "box", "--", "python3", "-c", TIMES)
     log = boxes.state / "box" / "output.log"
@@ -337,3 +338,28 @@ def test_a_timer_that_hears_of_the_wall_clock(boxes: Boxes) -> None:
     boxes.good("checkpoint", "--image-path", "../two", "two")
     Path("go").touch()
     assert boxes.good("restore", "--image-path", "../two") == cancelled  # nobody was told yet
+
+
+#: A server of both kinds of addresses, and a client of the older one.
+MIXED = """
+import os, socket, time
+server = socket.create_server(("", 7070), family=socket.AF_INET6, dualstack_ipv6=True)
+client = socket.create_connection(("127.0.0.1", 7070))
+its = server.accept()[0]
+client.sendall(b"before ")
+print("ready", flush=True)
+while not os.path.exists("go"): time.sleep(0.005)
+its.sendall(b"answer"); client.sendall(b"after")
+again = socket.create_connection(("127.0.0.1", 7070)); server.accept()[0].sendall(b"new")
+print(its.recv(7) + its.recv(9), its.getpeername()[0], client.recv(9), again.recv(9), flush=True)
+"""
+
+
+def test_connections_between_both_kinds_of_addresses(boxes: Boxes) -> None:
+    boxes.begin("run", "-d", "--id", "box", "--", "python3", "-c", MIXED)
+    log = boxes.state / "box" / "output.log"
+    until(lambda: log.read_bytes() == b"ready\n", "it is ready")
+    boxes.good("checkpoint", "--image-path", "../one", "box")
+    Path("go").touch()
+    said = boxes.good("restore", "--image-path", "../one")
+    assert said == "b'before after' ::ffff:127.0.0.1 b'answer' b'new'\n"
