@@ -280,7 +280,6 @@ class RestoredSession(Session):
             pt.set_sigmask(made.host, _ALL_BUT_TRAP)
             made.run(restore_tasks.thread_calls(thread) + restore_tasks.signal_calls(record, thread))
             restore_tasks.schedule(made.host, thread, allowed)
-        dumpable = image.spaces[record.space].dumpable
         leader.run([(_PRCTL, _PR_SET_DUMPABLE, 1, 0, 0, 0)])  # a change of user took it away
         leader.run(restore_tasks.disposition_calls(group.actions))
         listening = isinstance(engine, SeccompEngine)
@@ -315,7 +314,7 @@ class RestoredSession(Session):
         self._users[record.space] -= 1
         if not self._users[record.space]:
             injection.single(leader.host, at, _MUNMAP, ready.base, injection.SIZE)
-            if dumpable != 1:
+            if self.loaded.image.spaces[record.space].dumpable != 1:
                 # 2 can only be had by execution.
                 injection.single(leader.host, at, _PRCTL, _PR_SET_DUMPABLE, 0)
         return tracees
