@@ -121,8 +121,13 @@ class Screen:
         self.until(lambda: name in names(), f"{name or 'something'} is in the foreground")
 
     def resize(self, columns: int, rows: int) -> None:
-        """Another size of the window."""
+        """Another size of the window, which its terminal has afterwards: tmux tells it that some time later."""
         self._tmux("resize-window", "-x", str(columns), "-y", str(rows))
+        terminal = os.open(self._tmux("display-message", "-p", "#{pane_tty}").strip(), os.O_RDWR | os.O_NOCTTY)
+        try:
+            self.until(lambda: os.get_terminal_size(terminal) == (columns, rows), f"{columns} by {rows}")
+        finally:
+            os.close(terminal)
 
     def close(self) -> None:
         """The end of the terminal, whatever runs on it."""
