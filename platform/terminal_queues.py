@@ -27,6 +27,12 @@ _FLAGS = struct.Struct("4I")  # c_iflag, c_oflag, c_cflag, c_lflag
 _CC = 17  # offset of c_cc
 _CC_COUNT = 19
 _PATIENCE = 5  # seconds
+#: Bytes that a side has ready to be read at most (N_TTY_BUF_SIZE - 1). What was written beyond waits in buffers of the
+#: host's, each of which holds twice its size: of 256 bytes, or 1792 for larger writes. There is a limit to their sum, but
+#: not to small ones that were freed and are used again (drivers/tty/tty_buffer.c).
+_READY = 4095
+_SMALL, _LARGE = 256, 1792
+_MUCH = 8192  # bytes that have room in any case
 _TCXONC, _STOP, _START = 0x540A, 0, 1
 
 
@@ -85,10 +91,20 @@ def take_input(slave: int) -> list[bytes]:
             except BlockingIOError:
                 break
     with _as_set(slave, settings, _changed(settings, False)):
-        rest = b""
-        while unread(slave):
-            rest += os.read(slave, 4096)
+        rest = _drained(slave)
     return [*lines, rest] if lines or rest else []
+
+
+def _drained(fd: int) -> bytes:
+    found = b""
+    poller = select.poll()
+    poller.register(fd, select.POLLIN)
+    while True:
+        poller.poll(0)  # waits for what is on its way
+        count = unread(fd)
+        if not count:
+            return found
+        found += os.read(fd, count)
 
 
 def put_input(master: int, slave: int, lines: list[bytes]) -> None:
@@ -103,27 +119,35 @@ def put_input(master: int, slave: int, lines: list[bytes]) -> None:
     data = b"".join(whole) + lines[-1]
     # The host tells how much there is in whole lines, and takes what one write gave at once: so the last of it that
     # is counted goes with all that is not.
-    counted = sum(map(len, lines[:-1])) if canonical else len(data)
-    last = max(len(b"".join(whole).rstrip(bytes([end]))) - 1, 0) if canonical and counted else 0
+    counted = _counted(lines, whole) if canonical else len(data)
+    last = max(len(b"".join(whole).rstrip(bytes([end]))) - 1, 0) if canonical and counted else len(data)
+    flags = fcntl.fcntl(master, fcntl.F_GETFL)
     with _as_set(slave, settings, _changed(settings, canonical, end)):
-        if last:
-            write_all(master, data[:last])
-        write_all(master, data[last:])
+        fcntl.fcntl(master, fcntl.F_SETFL, flags | os.O_NONBLOCK)  # it may be a guest's
+        try:
+            if not canonical:
+                _make_room(master, slave, len(data))
+            write_all(master, data, len(data) - last)
+        finally:
+            fcntl.fcntl(master, fcntl.F_SETFL, flags)
         _await(slave, counted)
+
+
+def _counted(lines: list[bytes], whole: list[bytes]) -> int:
+    """Of what is ready, FIONREAD: lines without their VEOF, as many as have room."""
+    count = room = 0
+    for line, written in zip(lines, whole, strict=False):
+        room += len(written)
+        if room > _READY:
+            break
+        count += len(line)
+    return count
 
 
 # -- output: by the master
 def take_output(master: int) -> bytes:
     """Drain it. The master must not be in packet mode."""
-    found = b""
-    poller = select.poll()
-    poller.register(master, select.POLLIN)
-    while True:
-        poller.poll(0)  # waits for what is on its way
-        count = unread(master)
-        if not count:
-            return found
-        found += os.read(master, count)
+    return _drained(master)
 
 
 @contextmanager
@@ -145,36 +169,55 @@ def put_output(master: int, slave: int, data: bytes) -> None:
         return
     settings = settings_of(slave)
     with _as_set(slave, settings, _changed(settings, is_canonical(settings))):
+        _make_room(slave, master, len(data))
         write_all(slave, data)
         _await(master, len(data))
 
 
+def _make_room(write: int, read: int, count: int) -> None:
+    """For so many bytes: use small buffers, as many as there may be, and have them freed."""
+    if count <= _MUCH:
+        return
+    try:
+        while True:
+            os.write(write, bytes(_SMALL))
+    except BlockingIOError:
+        _drained(read)
+
+
 def _await(fd: int, count: int) -> None:
-    """Until a side has so much to read. What was written is moved there by a worker of the host's, which poll(2) waits
-    for where there is nothing yet; that more has come is told by nothing but the count. OSError."""
+    """Until a side has so much to read, or is full. What was written is moved there by a worker of the host's, which
+    poll(2) waits for where there is nothing yet; that more has come is told by nothing but the count. OSError."""
     poller = select.poll()
     poller.register(fd, select.POLLIN)
     poller.poll(0)
     until = time.monotonic() + _PATIENCE
-    while unread(fd) < count:
+    while unread(fd) < min(count, _READY):
         if time.monotonic() > until:
             raise OSError(errno.EIO, "a terminal does not take what it held")
         os.sched_yield()
 
 
-def write_all(fd: int, data: bytes) -> None:
-    """To a side that may be stopped by ^S, and is then again. OSError."""
-    rest = memoryview(data)
-    started = False
+def write_all(fd: int, data: bytes, last: int = 0) -> None:
+    """To a side that may be stopped by ^S, and is then again; the last `last` bytes as one piece. `fd` must not block.
+    OSError."""
+    size, started = _LARGE, False
+    until = time.monotonic() + _PATIENCE
+    at = 0
     try:
-        while rest:
+        while at < len(data):
+            end = len(data) if at >= len(data) - last else min(at + size, len(data) - last)
             try:
-                rest = rest[os.write(fd, rest) :]
+                at += os.write(fd, data[at:end])
             except BlockingIOError:
-                if started:
+                if not at and not started:  # it is empty, so it is stopped
+                    started = True
+                    fcntl.ioctl(fd, _TCXONC, _START)
+                    continue
+                size = _SMALL
+                if time.monotonic() > until:
                     raise
-                started = True
-                fcntl.ioctl(fd, _TCXONC, _START)
+                os.sched_yield()  # the worker may make room
     finally:
         if started:
             fcntl.ioctl(fd, _TCXONC, _STOP)
