@@ -69,11 +69,12 @@ class TaskCapture:
         if not living:
             raise Gone(group.tgid)
         listening = [t for t in living if t.listening]
+        signo = 0
         for t in listening:
-            self._bring_back(t)
+            signo = self._bring_back(t)
         try:
             self._open_up(group, living[0])
-            return self._record(group, living, bool(dead_leader))
+            return self._record(group, living, bool(dead_leader), signo)
         finally:
             for t in listening:
                 pt.call(pt.PTRACE_LISTEN, t.host)
@@ -94,9 +95,15 @@ class TaskCapture:
     def hide_again(self) -> None:
         """Undo that, before tasks go on."""
         for tgid, (t, before) in self._hidden.items():
-            with suppress(Gone, OSError), borrowed(t.host):
-                # 2, which execution of what is not readable gives, can only be had so again.
-                single(t.host, self._place(t, self._kernel.state.groups[tgid]), _PRCTL, _PR_SET_DUMPABLE, before & 1)
+            with suppress(Gone, OSError):
+                if t.listening:
+                    self._bring_back(t)
+                with borrowed(t.host):
+                    # 2, which execution of what is not readable gives, can only be had so again.
+                    at = self._place(t, self._kernel.state.groups[tgid])
+                    single(t.host, at, _PRCTL, _PR_SET_DUMPABLE, before & 1)
+                if t.listening:
+                    pt.call(pt.PTRACE_LISTEN, t.host)
         self._hidden.clear()
 
     def _place(self, t: Tracee, group: ThreadGroup) -> int:
@@ -105,7 +112,7 @@ class TaskCapture:
             raise Unsavable(f"task {t.tid} has no vDSO of ours, in which it could be asked for its alternate stack")
         return self._image.trampoline(group.vdso)
 
-    def _record(self, group: ThreadGroup, living: list[Tracee], leader_ended: bool) -> ProcessRecord:
+    def _record(self, group: ThreadGroup, living: list[Tracee], leader_ended: bool, stop_signal: int) -> ProcessRecord:
         first = living[0]
         return ProcessRecord(
             tgid=group.tgid,
@@ -122,6 +129,7 @@ class TaskCapture:
             comm=_bytes(f"/proc/{first.host}/comm").rstrip(b"\n"),
             queued=self._queued(first, True),
             stopped=any(t.listening for t in living),
+            stop_signal=stop_signal,
         )
 
     def zombie(self, group: ThreadGroup) -> ProcessRecord:
@@ -232,19 +240,22 @@ class TaskCapture:
             regs.rax = -stop_calls.ERESTARTNOHAND & pt.U64
         return self._regs.copy()
 
-    def _bring_back(self, t: Tracee) -> None:
-        """A task in a job-control stop: to a stop where its registers can be read; it listens again at the end."""
+    def _bring_back(self, t: Tracee) -> int:
+        """A task in a job-control stop: to a stop where its registers can be read; it listens again at the end. The
+        signal that stopped it."""
         pt.call(pt.PTRACE_INTERRUPT, t.host)
-        self._await_rest(t)
+        return self._await_rest(t)
 
-    def _await_rest(self, t: Tracee) -> None:
-        """The stop of an interrupt of ours. Gone when it is another's: that is served once the tasks go on."""
+    def _await_rest(self, t: Tracee) -> int:
+        """The stop of an interrupt of ours; its signal. Gone when it is another's: that is served once the tasks go
+        on."""
         status = pt.wait_stop(t.host)
         if t.listening and status >> 8 & 0xFF == signal.SIGTRAP:  # its job-control stop is over
             self._engine.deferred.append((t.host, status, pt.last_rusage()))
             raise Gone(t.tid)
         if status >> 16 != pt.EVENT_STOP:
             raise OSError(0, f"task {t.tid}: unexpected stop {status:#x}")
+        return status >> 8 & 0xFF
 
     def _ask(self, t: Tracee, group: ThreadGroup) -> ThreadRecord:
         """A record of what only it can be asked; of a first thread also what `probed` tells."""

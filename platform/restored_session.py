@@ -36,10 +36,10 @@ from trapline.platform.tracee import Tracee
 from trapline.platform.vdso_image import VdsoImage
 from trapline.platform.wall_clock import WallClock
 from trapline.platform.wall_timerfds import Setting
-from trapline.sentry.kernel import signal_lend, task_exit
+from trapline.sentry.kernel import signal_lend, task_exit, task_stop
 from trapline.sentry.kernel.block import Execute, Reply
 from trapline.sentry.kernel.signal_send import deliverable
-from trapline.sentry.kernel.state import KernelState
+from trapline.sentry.kernel.state import KernelState, TaskStatus
 from trapline.sentry.protocol import Gone
 from trapline.sentry.state.records import PageRun, ProcessRecord, ThreadRecord
 from trapline.sentry.state.unusable import UnusableImage
@@ -191,10 +191,14 @@ class RestoredSession(Session):
                 self._die(at[record.tgid], record)
         for tracee, thread in guests:
             self._set_going(tracee, thread)
-        stopped = {record.tgid for record in living if record.stopped}
+        stopped = {record.tgid: record.stop_signal for record in living if record.stopped}
         for tgid in stopped:
             self._stop([t for t, _ in guests if t.task is not None and t.task.tgid == tgid])
         self._after([t for t, _ in guests if t.holding is None and not t.listening])
+        for t, _ in guests:
+            # Some threads of a process may have been on their way into the stop: with them it is complete.
+            if t.listening and t.task is not None and t.task.status != TaskStatus.STOPPED:
+                task_stop.thread_stopped(self.kernel, t.task, stopped[t.task.tgid] or signal.SIGSTOP)
 
     def _load(self, at: dict[int, Injection], living: list[ProcessRecord]) -> None:
         """The memory of all, but for what comes later."""

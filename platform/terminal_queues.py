@@ -28,8 +28,8 @@ _CC = 17  # offset of c_cc
 _CC_COUNT = 19
 _PATIENCE = 5  # seconds
 #: Bytes that a side has ready to be read at most (N_TTY_BUF_SIZE - 1). What was written beyond waits in buffers of the
-#: host's, each of which holds twice its size: of 256 bytes, or 1792 for larger writes. There is a limit to their sum, but
-#: not to small ones that were freed and are used again (drivers/tty/tty_buffer.c).
+#: host's, each of which holds twice its size: of 256 bytes, or 1792 for larger writes. There is a limit to their sum,
+#: but not to small ones that were freed and are used again (drivers/tty/tty_buffer.c).
 _READY = 4095
 _SMALL, _LARGE = 256, 1792
 _MUCH = 8192  # bytes that have room in any case

@@ -141,7 +141,8 @@ class ProcessRecord(msgspec.Struct):
     user: int = 0
     comm: bytes = b""
     queued: list[bytes] = []  # as of a thread, for the process
-    stopped: bool = False  # by a job-control signal
+    stopped: bool = False  # by a job-control signal, all of it or some of its threads
+    stop_signal: int = 0  # that signal
 
 
 class Directories(msgspec.Struct):
