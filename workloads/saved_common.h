@@ -1,13 +1,13 @@
-/* What the workloads saved_*.c share: each section brings about one situation and makes a marker call in it, so that a
- * checkpoint is taken just there (tests/workloads/test_save_loop.py). What is printed after it tells whether all is still
- * as it was. */
+/* What the workloads saved_*.c share: each section brings about one situation and makes a marker call in it, so that
+ * a checkpoint is taken just there (tests/workloads/test_save_loop.py). What is printed after it tells whether all is
+ * still as it was. */
 #ifndef SAVED_COMMON_H
 #define SAVED_COMMON_H
 
 #include "common.h"
 
-/* Peers that are to wait have announced that they are about to; this is for the rest of the way. Nothing that is printed
- * depends on their having arrived: it makes likely that the checkpoint finds them waiting. */
+/* Peers that are to wait have announced that they are about to; this is for the rest of the way. Nothing that is
+ * printed depends on their having arrived: it makes likely that the checkpoint finds them waiting. */
 static inline void let_them_wait(void)
 {
     sleep_ms(20);

@@ -35,8 +35,9 @@ static void innermost(int signo)
     bool same = true;
     for (size_t i = 0; i < sizeof kept; i++)
         same &= kept[i] == (char)signo;
-    say("innermost: alternate stack %s, its locals %s, blocked: USR1 %s USR2 %s WINCH %s", yes(on_alternate_stack()), yes(same),
-        yes(is_blocked(SIGUSR1)), yes(is_blocked(SIGUSR2)), yes(is_blocked(SIGWINCH)));
+    say("innermost: alternate stack %s, its locals %s", yes(on_alternate_stack()), yes(same));
+    say("blocked: USR1 %s USR2 %s WINCH %s", yes(is_blocked(SIGUSR1)), yes(is_blocked(SIGUSR2)),
+        yes(is_blocked(SIGWINCH)));
 }
 
 static void outer(int signo, siginfo_t *info, void *context)
@@ -67,7 +68,8 @@ static void handler(void)
     sigaction(SIGUSR2, NULL, &inner);
     say("SA_RESETHAND: default %s", yes(inner.sa_handler == SIG_DFL));
     sigaltstack(NULL, &now);
-    say("alternate stack: same %s, in use %s", yes(now.ss_sp == stack.ss_sp && now.ss_size == stack.ss_size), yes(now.ss_flags != 0));
+    bool same = now.ss_sp == stack.ss_sp && now.ss_size == stack.ss_size;
+    say("alternate stack: same %s, in use %s", yes(same), yes(now.ss_flags != 0));
     sigaltstack(&none, NULL);
     free(stack.ss_sp);
     block(SIG_SETMASK, 0, 0);
@@ -218,7 +220,8 @@ static int takes_one(void)
     struct timespec long_time = {1000, 0};
     gate_open(ready);
     int got = sigtimedwait(&set, &info, &long_time);
-    say("  sigtimedwait: USR1 %s, code %d, the parent's %s", yes(got == SIGUSR1), info.si_code, yes(info.si_pid == getppid()));
+    bool right = got == SIGUSR1 && info.si_pid == getppid();
+    say("  sigtimedwait: the parent's USR1 %s, code %d", yes(right), info.si_code);
     return 0;
 }
 
@@ -285,6 +288,12 @@ static void peers(void)
 }
 
 /* -- pending */
+/* Where real-time signals begin for programs is the C library's affair. */
+static int number(int signo)
+{
+    return signo >= SIGRTMIN ? signo - SIGRTMIN + 100 : signo;
+}
+
 static void take(const char *who, sigset_t *set)
 {
     siginfo_t info;
@@ -292,9 +301,9 @@ static void take(const char *who, sigset_t *set)
     int got;
     while ((got = sigtimedwait(set, &info, &zero)) > 0) {
         if (info.si_code == SI_QUEUE)
-            say("  %s: %d, queued with %d", who, got >= SIGRTMIN ? got - SIGRTMIN + 100 : got, info.si_value.sival_int);
+            say("  %s: %d, queued with %d", who, number(got), info.si_value.sival_int);
         else
-            say("  %s: %d, code %d, own %s", who, got >= SIGRTMIN ? got - SIGRTMIN + 100 : got, info.si_code, yes(info.si_pid == getpid()));
+            say("  %s: %d, code %d, own %s", who, number(got), info.si_code, yes(info.si_pid == getpid()));
     }
     say("  %s: then %s", who, outcome(got));
 }
@@ -388,7 +397,7 @@ static void delivered_later(void)
     install(SIGUSR2, write_down, 0);
     block(SIG_SETMASK, 0, 0);
     for (int i = 0; i < count; i++)
-        say("  handled: %d", order[i] >= SIGRTMIN ? order[i] - SIGRTMIN + 100 : order[i]);
+        say("  handled: %d", number(order[i]));
     install(SIGTSTP, SIG_DFL, 0);
 }
 
@@ -409,7 +418,8 @@ static void descriptors(void)
     struct signalfd_siginfo info[4];
     ssize_t size = read(one, info, sizeof info);
     for (ssize_t i = 0; i < size / (ssize_t)sizeof *info; i++)
-        say("  %d, value %d, own %s", (int)info[i].ssi_signo == SIGUSR1 ? 1 : 100, (int)info[i].ssi_int, yes((pid_t)info[i].ssi_pid == getpid()));
+        say("  %d, value %d, own %s", number((int)info[i].ssi_signo), (int)info[i].ssi_int,
+            yes((pid_t)info[i].ssi_pid == getpid()));
     say("nothing else: %s, %s", outcome(read(one, info, sizeof info)), outcome(read(two, info, sizeof info)));
     kill(getpid(), SIGUSR2);
     say("the other: %s", yes(read(two, info, sizeof info) == sizeof *info && info[0].ssi_signo == SIGUSR2));
