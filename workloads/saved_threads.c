@@ -271,7 +271,7 @@ static void blocked(void)
 
 /* -- a stop that has only begun */
 static struct shared {
-    volatile long ticks[24];
+    volatile long ticks[6];
     volatile int ready;
 } *shared;
 
@@ -280,7 +280,7 @@ static void *tick(void *argument)
     size_t which = (size_t)argument;
     for (;;) {
         shared->ticks[which]++;
-        if (which % 2)
+        if (which % 3)
             usleep(300);
     }
     return NULL;
@@ -301,14 +301,32 @@ static bool none_ticks(void)
     return memcmp(&before, shared, sizeof before) == 0;
 }
 
+static void *does_nothing(void *argument)
+{
+    return argument;
+}
+
+static void *comes_and_goes(void *argument)
+{
+    while (!__atomic_load_n((bool *)argument, __ATOMIC_ACQUIRE)) {
+        pthread_t thread;
+        if (pthread_create(&thread, NULL, does_nothing, NULL) == 0)
+            pthread_join(thread, NULL);
+    }
+    return NULL;
+}
+
 static pid_t ticking(void)
 {
     shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     pid_t child = fork_or_die();
     if (child == 0) {
         pthread_t thread;
+        static bool never;
         for (size_t i = 0; i < COUNT_OF(shared->ticks); i++)
             pthread_create(&thread, NULL, tick, (void *)i);
+        for (int i = 0; i < 3; i++) /* a stop finds threads that are just being born */
+            pthread_create(&thread, NULL, comes_and_goes, &never);
         for (;;)
             pause();
     }
@@ -434,21 +452,6 @@ static void *marks(void *argument)
     pthread_barrier_wait(&barrier);
     checkpoint_marker();
     return argument;
-}
-
-static void *does_nothing(void *argument)
-{
-    return argument;
-}
-
-static void *comes_and_goes(void *argument)
-{
-    while (!__atomic_load_n((bool *)argument, __ATOMIC_ACQUIRE)) {
-        pthread_t thread;
-        if (pthread_create(&thread, NULL, does_nothing, NULL) == 0)
-            pthread_join(thread, NULL);
-    }
-    return NULL;
 }
 
 static void together(void)

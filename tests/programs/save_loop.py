@@ -31,6 +31,7 @@ _ON_ITS_WAY, _IN_A_ROW = re.compile("a pipe whose other end is outside of the sa
 #: What it may say where the sandbox is just ending.
 _ENDING = re.compile("has ended|hung up|not running|not served|No such file or directory$")
 _KILLED = 137
+_LOOK = 0.005  # s
 
 
 def seed_of_tests() -> int:
@@ -68,14 +69,17 @@ class SaveLoop:
         self._process: subprocess.Popen[bytes] | None = None
 
     # -- the two ways
-    def at_random(self, most: int, span: float, limit: float = 120) -> Result:
-        """At most `most` saves, each up to `span` seconds after the one before; `limit` seconds for all of it."""
+    def at_random(self, most: int, span: float, limit: float = 120, first: float = 1000) -> Result:
+        """At most `most` saves, each up to `span` seconds after the sandbox is served, and the first one up to `first`;
+        `limit` seconds for all of it."""
         try:
             self._start("do", *self._flags, "--", *self._command)
             end = time.monotonic() + limit
             while True:
-                wait = self._random.random() * span if self.saves < most else limit
-                status = self._ended(min(wait, end - time.monotonic()))
+                status = self._until_served(end)
+                if status is None:
+                    wait = self._random.random() * (min(span, first) if not self.saves else span)
+                    status = self._ended(min(wait if self.saves < most else limit, end - time.monotonic()))
                 if status is not None:
                     return self._result(status)
                 assert time.monotonic() < end, f"not done within {limit} s: {self._result(-1)}"
@@ -132,9 +136,21 @@ class SaveLoop:
             return None
         return status if status >= 0 else 128 - status
 
+    def _until_served(self, end: float) -> int | None:
+        """Wait until the sandbox has its control socket, or has ended: then its status."""
+        while not self._sockets():
+            status = self._ended(_LOOK)
+            if status is not None:
+                return status
+            assert time.monotonic() < end, f"not served in time: {self._result(-1)}"
+        return None
+
+    def _sockets(self) -> list[Path]:
+        return list(self._state.glob("*/control.sock"))
+
     def _save(self) -> None:
-        """Unless it is not served yet, or has ended meanwhile."""
-        served = list(self._state.glob("*/control.sock"))
+        """Unless it has ended meanwhile."""
+        served = self._sockets()
         if not served:
             return
         image = self._place / f"image-{self.saves}"
