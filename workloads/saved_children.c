@@ -256,8 +256,9 @@ static void orphans(void)
                 sleep_ms(1);
             int signo = 0;
             prctl(PR_GET_PDEATHSIG, &signo);
-            say("  orphan: its parent is the subreaper %s, HUP and CONT came %s, death signal %d", yes(getppid() == self),
-                yes(hung_up == 1 && continued_by == 1), signo);
+            say("  orphan: its parent is the subreaper %s, HUP and CONT came %s", yes(getppid() == self),
+                yes(hung_up == 1 && continued_by == 1));
+            say("  its death signal %d", signo);
             checkpoint_marker();
             say("  it stays: session %s, group %s", yes(getsid(0) != getsid(self)), yes(getpgrp() == getpid()));
             signal(SIGTSTP, SIG_DFL);
@@ -353,6 +354,19 @@ static void groups(void)
 }
 
 /* -- what a process has set for itself */
+#define NO_SETUID_FIXUP 4
+#define NO_AMBIENT_RAISE 0x40
+
+static int sets_bits(void)
+{
+    long set = prctl(PR_SET_SECUREBITS, NO_SETUID_FIXUP | NO_AMBIENT_RAISE, 0, 0, 0);
+    bool may = set == 0 || getuid() != 0;
+    int before = prctl(PR_GET_SECUREBITS, 0, 0, 0, 0);
+    checkpoint_marker();
+    say("  securebits: set %s, kept %s", yes(may), yes(prctl(PR_GET_SECUREBITS, 0, 0, 0, 0) == before));
+    return 46;
+}
+
 static int sets_all(void)
 {
     struct rlimit files = {100, 200}, found, stack = {1 << 20, RLIM_INFINITY};
@@ -392,6 +406,7 @@ static int sets_all(void)
 static void settings(void)
 {
     say("%s", status_text(reap(child_of(sets_all))));
+    say("%s", status_text(reap(child_of(sets_bits))));
 }
 
 int main(int argc, char **argv)

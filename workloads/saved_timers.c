@@ -1,5 +1,5 @@
-/* Checkpoints with timers armed and sleeps under way, on each clock. What a restore takes passes on all clocks but those
- * of CPU time, so nothing that is printed depends on how long it took. */
+/* Checkpoints with timers armed and sleeps under way, on each clock. What a restore takes passes on all clocks but
+ * those of CPU time, so nothing that is printed depends on how long it took. */
 #include "saved_common.h"
 
 #include <pthread.h>
@@ -209,7 +209,8 @@ static void cpu_clocks(void)
     say("virtual: some is left %s, none came %d", yes(virtual_left.it_value.tv_usec > 0), count);
     while (count < 4)
         burn_ms(10);
-    say("all came, once: %d; not before their time %s", count, yes(now_ns(CLOCK_THREAD_CPUTIME_ID) - of_thread >= 290 * MS));
+    more = now_ns(CLOCK_THREAD_CPUTIME_ID) - of_thread;
+    say("all came, once: %d; not before their time %s", count, yes(more >= 290 * MS));
     timer_delete(process);
     timer_delete(own);
 }
@@ -219,7 +220,8 @@ static void timer_descriptors(void)
 {
     uint64_t expirations = 0;
     struct itimerspec found, far = {{5, 0}, {1000, 0}};
-    int expired = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK), waits = timerfd_create(CLOCK_REALTIME, 0);
+    int expired = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+    int waits = timerfd_create(CLOCK_REALTIME, 0);
     int distant = timerfd_create(CLOCK_BOOTTIME, 0), unset = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK);
     timerfd_settime(expired, 0, &(struct itimerspec){.it_value = {0, 1 * MS}}, NULL);
     struct itimerspec at = {0};
