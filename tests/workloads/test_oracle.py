@@ -30,6 +30,12 @@ DETERMINISTIC = (
     "terminals",
     "job_control",
     "line_discipline",
+    "saved_children",
+    "saved_descriptors",
+    "saved_signals",
+    "saved_terminals",
+    "saved_threads",
+    "saved_timers",
 )
 
 

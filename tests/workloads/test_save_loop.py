@@ -2,7 +2,7 @@
 natively.
 
 A seed decides when; it is in the message of each failure, and TRAPLINE_SAVE_SEED=N repeats it. Without `-m long` only a
-few workloads that a seed draws are tried, and those that make marker calls.
+few workloads that a seed draws are tried.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ COMMANDS = {
     ("group_stops",): 0.3, ("hostmade",): 0.1, ("job_control",): 0.3, ("jobs",): 0.1, ("killall",): 0.1,
     ("limits", "processes", "wild", "files", "queue", "values"): 0.1, ("line_discipline",): 0.3, ("never_eintr",): 0.2,
     ("orphans",): 0.1, ("pidreuse",): 0.2, ("processes",): 0.05, ("processes-static",): 0.05, ("procstatus",): 0.05,
+    ("saved_children",): 0.1, ("saved_descriptors",): 0.1, ("saved_signals",): 0.1, ("saved_terminals",): 0.1,
+    ("saved_threads",): 0.1, ("saved_timers",): 0.3,
     ("siginfo",): 0.2, ("signalfd",): 0.2, ("signals",): 0.2, ("signals-musl",): 0.2, ("signals-nopie",): 0.2,
     ("signals-static",): 0.2, ("terminals",): 0.3, ("threads_exit",): 0.2, ("threads_exit-musl-static",): 0.2,
     ("timing",): 1.0, ("timing-musl",): 1.0, ("timing-static",): 1.0, ("waits",): 0.2, ("waits-musl",): 0.2,
@@ -90,12 +92,20 @@ def at_random(platform: str, words: tuple[str, ...], kill: bool, user: int | Non
 forms = pytest.mark.parametrize("kill", [False, True], ids=["resumed", "restored"])
 
 
+def at_markers(platform: str, words: tuple[str, ...], kill: bool) -> None:
+    """One command, saved at each marker call of its own."""
+    loop = SaveLoop(platform, [workload(words[0]), *words[1:]], SEED, kill=kill)
+    check(words, loop, loop.at_markers())
+    assert loop.saves > 0
+
+
 @forms
 def test_a_sample(platform: str, kill: bool) -> None:
-    """Of the workloads, other ones with each seed; one of them as an ordinary user."""
-    drawn = random.Random(f"{SEED} {platform} {kill}").sample(STEADY, 2)
-    for at, words in enumerate((name,) for name in drawn):
-        at_random(platform, words, kill, NOBODY if at == 0 and is_root() and words[0] in UNPRIVILEGED else None)
+    """One of the workloads, another with each seed; some as an ordinary user."""
+    chance = random.Random(f"{SEED} {platform} {kill}")
+    name = chance.choice(STEADY)
+    user = NOBODY if is_root() and name in UNPRIVILEGED and chance.random() < 0.5 else None
+    at_random(platform, (name,), kill, user)
 
 
 #: What prints to ordinary users what it prints to root.
@@ -103,15 +113,23 @@ UNPRIVILEGED = ("processes", "signals", "terminals", "job_control", "line_discip
 
 
 #: Workloads that make marker calls.
-MARKED = (("hostmade", "terminal"), ("limits", "wild"), ("threads_exit", "leaders"))
+MARKED = (
+    ("hostmade", "terminal"), ("limits", "wild"), ("threads_exit", "leaders"), ("saved_children",), ("saved_descriptors",),
+    ("saved_signals",), ("saved_terminals",), ("saved_threads",), ("saved_timers",),
+)  # fmt: skip
 
 
 @forms
+def test_a_sample_at_markers(platform: str, kill: bool) -> None:
+    for words in random.Random(f"{SEED} {platform} {kill}").sample(MARKED, 1 if kill else 2):
+        at_markers(platform, words, kill)
+
+
+@pytest.mark.long
+@forms
 @pytest.mark.parametrize("words", MARKED, ids="-".join)
 def test_at_markers(platform: str, words: tuple[str, ...], kill: bool) -> None:
-    loop = SaveLoop(platform, [workload(words[0]), *words[1:]], SEED, kill=kill)
-    check(words, loop, loop.at_markers())
-    assert loop.saves > 0
+    at_markers(platform, words, kill)
 
 
 @pytest.mark.long
