@@ -404,6 +404,8 @@ class RestoredSession(Session):
         for mark, file in cancelled.items():
             self._cancel(mark, file)
         self.kernel.clocks.resume()
+        # What expired before a sleep was over comes before the sleep returns, as it would have.
+        self.kernel.timers_expired()
         for t in [t for t in self.engine.tracees.values() if t.parked]:
             self._enter_again(t)
         for t in guests:
