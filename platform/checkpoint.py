@@ -112,7 +112,7 @@ class Checkpointer:
             except Gone:
                 if self._session.pump.done:
                     raise Refused("the sandbox has ended, before all of it was saved") from None
-                raise Refused("a task was killed during the save: try again") from None
+                raise Refused("a task ended, or went on after a stop, while it was looked at: try again") from None
             except OSError as error:
                 raise Refused(f"the save failed: {error.strerror or error}") from None
             finally:

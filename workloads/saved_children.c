@@ -76,9 +76,9 @@ static void clones(void)
     int value = 1;
     pid_t child = clone(on_another_stack, stack + size, CLONE_VM | CLONE_VFORK | SIGCHLD, &value);
     say("as posix_spawn does: %d, %s", value, status_text(reap(child)));
+    signal(SIGUSR1, SIG_IGN);
     child = clone(on_another_stack, stack + size, SIGUSR1, &value);
     int status = 0;
-    signal(SIGUSR1, SIG_IGN);
     say("a child whose end is told by SIGUSR1: waitpid %s", outcome(waitpid(child, &status, WNOHANG)));
     say("  __WCLONE: %s", waitpid(child, &status, __WCLONE) == child ? status_text(status) : error_name(errno));
     signal(SIGUSR1, SIG_DFL);

@@ -265,14 +265,17 @@ static void sleeps(void)
     let_them_wait();
     int status = 0;
     kill(stopped, SIGSTOP); /* a sleep goes on behind a stop, and so does this one, behind a checkpoint as well */
-    waitpid(stopped, &status, WUNTRACED);
+    waitpid(stopped, &status, WUNTRACED); /* it may have ended by now */
     checkpoint_marker();
-    kill(stopped, SIGCONT);
+    if (WIFSTOPPED(status)) {
+        kill(stopped, SIGCONT);
+        status = reap(stopped);
+    }
     for (size_t i = 0; i < COUNT_OF(clocks); i++)
         for (int absolute = 0; absolute < 2; absolute++)
             say("%s, %s: %s", clocks[i].name, absolute ? "absolute" : "relative",
                 status_text(reap(children[i][absolute])));
-    say("stopped meanwhile: %s", status_text(reap(stopped)));
+    say("stopped meanwhile: %s", status_text(status));
 }
 
 static void clocks_themselves(void)
