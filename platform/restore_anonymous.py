@@ -85,7 +85,7 @@ def _timerfd(pool: Pool, key: int, file: TimerFile) -> int:
     if made < 0:
         raise calls.failure("timerfd_create")
     clocks = pool.clocks
-    interval = clocks.span_to_host(file.interval)
+    interval, count = clocks.span_to_host(file.interval), file.ticks
     if file.cancelled:
         # It can be read, and its reader is told (wall_timerfds.py); it is known by this mark.
         marked = struct.pack("qqqq", MARK_SECONDS, key, 0, 1)
@@ -93,7 +93,12 @@ def _timerfd(pool: Pool, key: int, file: TimerFile) -> int:
             raise calls.failure("timerfd_settime")
         return made
     if file.deadline or file.settings & ~_ABSTIME:
-        left = max(clocks.span_to_host(file.deadline - clocks.now(file.clock)), 1) if file.deadline else 0
+        left = clocks.span_to_host(file.deadline - clocks.now(file.clock)) if file.deadline else 0
+        if file.deadline and left <= 0:
+            # Its periods went on meanwhile: they are counted, and it keeps its phase.
+            missed = -left // interval + 1 if interval else 0
+            count += missed
+            left = left + missed * interval if missed else 1
         if file.settings & _ABSTIME and file.clock in (0, 8) and left:
             # It follows steps of the wall clock, so the host must know it as absolute.
             when = time.clock_gettime_ns(time.CLOCK_REALTIME) + left
@@ -103,8 +108,8 @@ def _timerfd(pool: Pool, key: int, file: TimerFile) -> int:
         setting = struct.pack("qqqq", *divmod(interval, _NSEC), *divmod(when, _NSEC))
         if calls.libc.timerfd_settime(made, settings, setting, None) < 0 and ctypes.get_errno() != errno.ECANCELED:
             raise calls.failure("timerfd_settime")
-    if file.ticks:
-        ticks = struct.pack("Q", file.ticks)
+    if count:
+        ticks = struct.pack("Q", count)
         try:
             fcntl.ioctl(made, _TFD_IOC_SET_TICKS, ticks)
         except OSError as error:

@@ -220,6 +220,9 @@ static void timer_descriptors(void)
 {
     uint64_t expirations = 0;
     struct itimerspec found, far = {{5, 0}, {1000, 0}};
+    int periodic = timerfd_create(CLOCK_MONOTONIC, 0);
+    int64_t start = now_ns(CLOCK_MONOTONIC);
+    timerfd_settime(periodic, 0, &(struct itimerspec){{0, 10 * MS}, {0, 10 * MS}}, NULL);
     int expired = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
     int waits = timerfd_create(CLOCK_REALTIME, 0);
     int distant = timerfd_create(CLOCK_BOOTTIME, 0), unset = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK);
@@ -239,7 +242,10 @@ static void timer_descriptors(void)
     say("far: most is left %s, period %d", yes(found.it_value.tv_sec > 900 && found.it_value.tv_sec < 1000),
         (int)found.it_interval.tv_sec);
     say("never set: %s", outcome(read(unset, &expirations, 8)));
-    close(expired), close(waits), close(distant), close(unset);
+    bool read_all = read(periodic, &expirations, 8) == 8;
+    int64_t periods = (now_ns(CLOCK_MONOTONIC) - start) / (10 * MS) - (int64_t)expirations;
+    say("periods: as many as passed %s", yes(read_all && periods >= -3 && periods <= 6));
+    close(periodic), close(expired), close(waits), close(distant), close(unset);
 }
 
 static int sleeps_on(clockid_t clock, bool absolute)
