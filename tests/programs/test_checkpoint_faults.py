@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,16 +23,6 @@ BUSY = "import os\nm = [bytearray(os.urandom(1 << 20)) for _ in range(16)]\nprin
 )
 #: Tasks are born, execute something and die, all the time and at several places.
 STORM = "for p in 1 2 3 4; do (while :; do (exec true) & /bin/true; wait $!; done) & done; echo up; wait"
-
-
-@pytest.fixture
-def boxes(platform: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Boxes]:
-    work = tmp_path / "work"
-    work.mkdir()
-    monkeypatch.chdir(work)
-    found = Boxes(platform, tmp_path)
-    yield found
-    found.close()
 
 
 def begin(boxes: Boxes, *words: str, name: str = "box") -> Path:

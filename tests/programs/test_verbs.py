@@ -23,15 +23,6 @@ from trapline.sentry.control import records
 COUNT = "i=0; while :; do i=$((i+1)); echo $i > count; sleep 0.01; done"
 
 
-@pytest.fixture
-def boxes(platform: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Boxes]:
-    (tmp_path / "work").mkdir()
-    monkeypatch.chdir(tmp_path / "work")  # shared with the sandboxes
-    found = Boxes(platform, tmp_path)
-    yield found
-    found.close()
-
-
 @pytest.fixture(params=["root", "user"])
 def anyones(request: pytest.FixtureRequest, platform: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Boxes]:
     """Also as an ordinary user, where the tests run as root."""
