@@ -76,7 +76,7 @@ class Entry:
         # Nobody reads it while our lock is held but to show it.
         file = os.open(self.path + "/info.json", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
         try:
-            os.write(file, msgspec.json.encode(self.info).ljust(os.fstat(file).st_size))
+            os.write(file, _encoded(self.info).ljust(os.fstat(file).st_size))
         finally:
             os.close(file)
 
@@ -96,6 +96,17 @@ class Entry:
         if self.lock >= 0:
             os.close(self.lock)
             self.lock = -1
+
+
+def _encoded(info: Info) -> bytes:
+    try:
+        return msgspec.json.encode(info)
+    except UnicodeEncodeError:
+        # Arguments and paths are bytes to Linux; here they are only shown.
+        from trapline.sentry.state.names import printable
+
+        shown = [printable(word) for word in info.command]
+        return msgspec.json.encode(msgspec.structs.replace(info, command=shown, bundle=printable(info.bundle)))
 
 
 def start_time(pid: int) -> int:

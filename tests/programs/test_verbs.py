@@ -445,6 +445,21 @@ def boxes_without_terminal(boxes: Boxes) -> str:
     return boxes.bad("attach", "plain")
 
 
+def test_names_that_are_not_utf8(boxes: Boxes) -> None:
+    """Linux's are bytes: arguments, paths of images, what an error names, and what is listed."""
+    odd = os.fsdecode(b"a\xffb")
+    boxes.begin("run", "-d", "--id", "odd", "--", "sh", "-c", f"sleep 1000; : {odd}")
+    assert boxes("exec", "odd", "printf", odd).stdout == b"a\xffb"
+    assert f"{odd}: executable file not found" in boxes.bad("exec", "odd", odd).replace("\\udcff", "\udcff")
+    assert r"a\xffb" in boxes.good("list") and r"a\xffb" in boxes.good("ps", "odd")
+    assert r"a\xffb" in boxes.ps("odd")[0]["command"][-1]
+    boxes.good("checkpoint", "--no-fsync", "--image-path", odd, "odd")
+    boxes.good("delete", "odd")
+    boxes.begin("restore", "-d", "--id", "odd", "--image-path", odd)
+    assert r"a\xffb" in boxes.ps("odd")[0]["command"][-1]
+    assert boxes("do", "printf", odd).stdout == b"a\xffb"
+
+
 def test_a_console_socket(boxes: Boxes) -> None:
     import socket
 
