@@ -132,6 +132,7 @@ class First:
             gc.disable()
             calls.close_all_but(self.keep)
             if flags:
+                self._die_with_sentry()  # our parent: what we do until we wait for its word may take long
                 calls.unshare(flags)
             if self.options.network_path or self.options.sysctl:
                 from trapline.platform import bundle_kernel
@@ -166,9 +167,13 @@ class First:
         """Once the sentry is our parent, die with it."""
         if self.report.recv(1) != b"p":
             os._exit(FAILED)
+        self._die_with_sentry()
+
+    def _die_with_sentry(self) -> None:
+        """In a child of the sentry's that has no other end of the socket but its own."""
         calls.prctl(calls.PR_SET_PDEATHSIG, signal.SIGKILL)
         try:
-            if not self.report.recv(1, socket.MSG_DONTWAIT):
+            if not self.report.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK):
                 os._exit(FAILED)  # it died before we asked to follow
         except BlockingIOError:
             pass

@@ -23,13 +23,16 @@ FAILED = 125
 
 
 def run_sandbox(options: DoOptions, beginning: Beginning | None = None) -> int:
-    """Run a command in a sandbox of its own; the exit status as a shell gives it (128+N for signal N).
+    """Run a command in a sandbox of its own; the exit status as a shell gives it (128+N for signal N). With `beginning`
+    SetupError and StateDirError where it cannot be.
 
     Where there is a terminal it does not return for a command that died of a signal, but dies of the same.
     """
     try:
         path = state_dir.prepare(options.state_dir)
     except state_dir.StateDirError as error:
+        if beginning is not None:
+            raise
         return _fail(str(error))
     state_dir.remove_stale(path)
     terminal = caller_terminal.find()
@@ -40,6 +43,8 @@ def run_sandbox(options: DoOptions, beginning: Beginning | None = None) -> int:
         entry = state_dir.create(path, options.command, options.platform)
         status, killed = run_in(options, entry, watcher, terminal, own, beginning=beginning)
     except (state_dir.StateDirError, namespaces.SetupError) as error:
+        if beginning is not None:
+            raise  # another verb's, which has its own words and status
         return _fail(str(error))
     finally:
         if own is not None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -13,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from boxes import Boxes, until
-from harness import alive, is_root
+from harness import is_root, sums
 
 #: Counts, in a file of the sandbox's own and on its output.
 COUNTER = 'i=0; while :; do i=$((i + 1)); echo $i > /var/tmp/counted; echo "line $i"; sleep 0.01; done'
@@ -35,15 +33,6 @@ def begin(boxes: Boxes, *words: str, name: str = "box") -> Path:
 
 def busy(boxes: Boxes) -> Path:
     return begin(boxes, sys.executable, "-c", BUSY)
-
-
-def sums(image: Path) -> dict[str, str]:
-    """Of every file of an image."""
-    found = {}
-    for path in sorted(image.rglob("*")):
-        if path.is_file():
-            found[str(path.relative_to(image))] = hashlib.sha256(path.read_bytes()).hexdigest()
-    return found
 
 
 def sentry_of(boxes: Boxes, name: str = "box") -> int:
@@ -97,76 +86,6 @@ def test_damage_in_any_file(boxes: Boxes) -> None:
         path.write_bytes(whole)
     boxes.begin("restore", "-d", "--id", "box", "--image-path", str(image))
     goes_on(boxes.state / "box" / "output.log")
-
-
-def test_a_sentry_that_is_killed_during_a_save(boxes: Boxes) -> None:
-    """At moments from the beginning to the end of one: the image before it can be restored, and the next save to its
-    place finds no half of it in its way."""
-    busy(boxes)
-    old, new = boxes.path / "old", boxes.path / "new"
-    boxes.good("checkpoint", "--image-path", str(old), "box")
-    boxes.good("delete", "box")
-    before = sums(old)
-    killed = 0
-    for delay in (0.0, 0.01, 0.02, 0.03, 0.05, 0.08):
-        boxes.begin("restore", "-d", "--id", "box", "--image-path", str(old))
-        sentry, guests = sentry_of(boxes), boxes.guests("box")
-        command = boxes.command("checkpoint", "--no-fsync", "--image-path", str(new), "box")
-        saving = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        until(lambda saving=saving: list(boxes.path.glob("new*")) or saving.poll() is not None, "it begins")
-        time.sleep(delay)  # somewhere in the save
-        try:
-            os.kill(sentry, signal.SIGKILL)
-        except ProcessLookupError:
-            pass  # it was saved before that
-        _, said = saving.communicate(timeout=60)
-        assert said.count(b"\n") <= 1, said
-        until(lambda guests=guests: not any(alive(guest) for guest in guests), "its processes end")
-        if new.exists():
-            boxes.good("statefile", str(new))  # whole, or not there
-            subprocess.run(["rm", "-r", str(new)], check=True)
-        else:
-            killed += 1
-        boxes("delete", "--force", "box")
-        assert sums(old) == before
-    assert killed
-    boxes.begin("restore", "-d", "--id", "box", "--image-path", str(old))
-    boxes.good("checkpoint", "--no-fsync", "--image-path", str(new), "box")
-    assert [path.name for path in boxes.path.glob("new*")] == ["new"]
-
-
-def test_a_sentry_that_is_killed_during_a_restore(boxes: Boxes) -> None:
-    busy(boxes)
-    image = boxes.path / "image"
-    boxes.good("checkpoint", "--image-path", str(image), "box")
-    boxes.good("delete", "box")
-    before = sums(image)
-    for delay in (0.1, 0.15, 0.2, 0.25, 0.3, 0.4):
-        restoring = subprocess.Popen(
-            boxes.command("restore", "--id", "box", "--image-path", str(image)),
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        time.sleep(delay)  # somewhere in the restore
-        restoring.kill()
-        restoring.wait()
-        until(lambda: not _with(str(image)), "all that it has started ends")
-        boxes("delete", "--force", "box")
-        assert sums(image) == before
-    boxes.begin("restore", "-d", "--id", "box", "--image-path", str(image))
-    assert len(boxes.guests("box")) == 1
-
-
-def _with(text: str) -> list[int]:
-    """Processes with this on their command line: a sentry, and what it forks."""
-    found = []
-    for entry in os.listdir("/proc"):
-        if entry.isdecimal():
-            try:
-                if text.encode() in Path(f"/proc/{entry}/cmdline").read_bytes():
-                    found.append(int(entry))
-            except OSError:
-                continue
-    return found
 
 
 @pytest.mark.skipif(not is_root(), reason="not root")
