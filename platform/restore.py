@@ -8,6 +8,7 @@ restored_session.py). Whatever fails ends in one line, with nothing left.
 from __future__ import annotations
 
 import os
+import struct
 from typing import TYPE_CHECKING
 
 from trapline.platform import features, guest_start, namespaces, seed, state_dir
@@ -66,9 +67,14 @@ class RestoredSandbox:
 
         if own is None:
             terminal = None  # the caller's shell knows nothing of the jobs that were another's
-        return RestoredSession(
-            self._options, sandbox, features, self._loaded, self._launch, terminal, own, self._background
-        )
+        try:
+            return RestoredSession(
+                self._options, sandbox, features, self._loaded, self._launch, terminal, own, self._background
+            )
+        except (ArithmeticError, LookupError, TypeError, ValueError, struct.error) as error:
+            # Relations that no check knows, in an image that somebody has made: it is input to the last.
+            what = f"{type(error).__name__}: {error}"
+            raise namespaces.SetupError(f"the image's records make no sense together: {what}") from None
 
 
 def _import_for_the_seed() -> None:

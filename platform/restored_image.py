@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import struct
 import time
 from typing import TYPE_CHECKING, BinaryIO
 
-from trapline.platform import restored_clocks
+from trapline.platform import restore_rights, restored_clocks
 from trapline.platform.own_state import SavedOwn
 from trapline.platform.vdso_image import VdsoImage
 from trapline.sentry.options import DoOptions
 from trapline.sentry.state import codec, cpu_features, image_check
+from trapline.sentry.state.image_bounds import Bad
 from trapline.sentry.state.image_reader import ImageReader
 from trapline.sentry.state.records import PageRun
 from trapline.sentry.state.unusable import UnusableImage
@@ -42,6 +44,16 @@ class RestoredImage:
                 self.options = codec.typed(manifest.options, DoOptions)
             except codec.Malformed as error:
                 raise UnusableImage(f"{path}/manifest.json: options: {error}") from None
+            try:
+                image_check.check_beginnings(self.kernel, self.image)
+            except Bad as error:
+                raise UnusableImage(f"{path}/kernel.msgpack: {error}") from None
+            try:
+                restore_rights.check_options(self.options)
+            except Bad as error:
+                raise UnusableImage(f"{path}/manifest.json: {error}") from None
+            #: For the log.
+            self.notes = restore_rights.limit(self.image, self.options)
             self.runs = self.reader.runs()
             self.saved_clocks = restored_clocks.SavedClocks(
                 manifest.monotonic, manifest.boottime, manifest.realtime, manifest.created
@@ -97,7 +109,10 @@ class RestoredImage:
     def vdso_image(self) -> VdsoImage:
         """Guests' own, with this host's facts. OSError; ValueError."""
         if self._vdso is None:
-            self._vdso = VdsoImage(saved=self.image.vdso)
+            try:
+                self._vdso = VdsoImage(saved=self.image.vdso)
+            except (struct.error, LookupError) as error:
+                raise ValueError(f"its vDSO is none: {error}") from None
         return self._vdso
 
     def clone_flags(self) -> dict[int, int]:

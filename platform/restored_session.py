@@ -79,6 +79,8 @@ class RestoredSession(Session):
         self._users: dict[int, int] = {}  # of each address space: processes that have still to be made
         self._listeners: list[Listener] = []
         super().__init__(options, sandbox, features, terminal, own_terminal, launch)
+        for note in loaded.notes:
+            self.log.tell(note)
         self.attempts.restore_begins()
         if background:
             from trapline.platform.background_load import BackgroundLoad

@@ -30,6 +30,7 @@ _TASK_SIZE = 0x7FFFFFFFF000
 #: Behind the workspace: room for the host's [vvar], [vvar_vclock] and [vdso].
 VDSO_ROOM = 32 * PAGE
 ROOM = injection.SIZE + VDSO_ROOM
+_STEP = 0x100_0000  # between addresses that are tried for the workspace
 _START = 512  # in the code page: where the seed jumps to
 
 
@@ -95,14 +96,20 @@ def _workspace(taken: list[tuple[int, int]]) -> int:
     """Map it where nobody will need the addresses. MemoryError."""
     mmap = calls.libc.mmap
     mmap.restype = ctypes.c_void_p
-    for candidate in range(0x2000_0000, _TASK_SIZE - ROOM, 0x100_0000):
-        if any(start < candidate + ROOM and candidate < end for start, end in taken):
+    candidate = 0x2000_0000
+    busy = sorted(taken)
+    while candidate + ROOM <= _TASK_SIZE:
+        while busy and busy[0][1] <= candidate:
+            busy.pop(0)
+        if busy and busy[0][0] < candidate + ROOM:
+            candidate = -(-busy[0][1] // _STEP) * _STEP
             continue
         flags = _MAP_PRIVATE | _MAP_ANONYMOUS | _MAP_FIXED_NOREPLACE
         found = mmap(ctypes.c_void_p(candidate), ctypes.c_size_t(injection.SIZE), 3, flags, -1, ctypes.c_long(0))
         if found == candidate:
             ctypes.memmove(candidate, injection.CODE, len(injection.CODE))
             return candidate
+        candidate += _STEP
     raise MemoryError("no room for a workspace in the address space")
 
 
