@@ -7,6 +7,7 @@ restored_session.py). Whatever fails ends in one line, with nothing left.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 from typing import TYPE_CHECKING
@@ -37,7 +38,8 @@ class RestoredSandbox:
     def start(self, entry: state_dir.Entry, terminal: CallerTerminal | None) -> namespaces.Setup:
         loaded = self._loaded
         try:
-            loaded.open_pages()
+            with loaded.bar or contextlib.nullcontext():
+                loaded.open_pages()
             vdso = loaded.vdso_image()
         except (OSError, ValueError) as error:
             raise namespaces.SetupError(f"the image cannot be loaded: {error}") from None
@@ -126,6 +128,10 @@ def restore_sandbox(options: RestoreOptions) -> int:
     try:
         sandbox = loaded.options
         options.apply(sandbox)
+        if options.progress and not options.detach:
+            from trapline.platform.progress_bar import Bar
+
+            loaded.bar = Bar()
         beginning = RestoredSandbox(sandbox, loaded, options.background)
         if not options.id:
             return run.run_sandbox(sandbox, beginning)

@@ -18,6 +18,7 @@ from trapline.sentry.state.records import PageRun
 from trapline.sentry.state.unusable import UnusableImage
 
 if TYPE_CHECKING:
+    from trapline.platform.progress_bar import Bar
     from trapline.sentry.kernel.state import ThreadGroup
 
 _CLONE_VM, CLONE_FS, CLONE_FILES = 0x100, 0x200, 0x400
@@ -34,6 +35,7 @@ class RestoredImage:
         self._ghosts: dict[str, BinaryIO] = {}
         self._vdso: VdsoImage | None = None
         self.own: SavedOwn | None = None  # files and IPC objects
+        self.bar: Bar | None = None  # that shows how far loading is
         try:
             self.kernel, self.image = image_check.check(self.reader)
             manifest = self.reader.manifest
@@ -74,10 +76,10 @@ class RestoredImage:
             fd = os.memfd_create("pages", os.MFD_CLOEXEC)
             self._own.append(fd)
             self.pages.append(fd)
-            self._decompress(reader, fd)
+            self._decompress(reader, fd, self.bar)
 
     @staticmethod
-    def _decompress(reader: ImageReader, fd: int) -> None:
+    def _decompress(reader: ImageReader, fd: int, bar: Bar | None) -> None:
         from concurrent.futures import ThreadPoolExecutor
 
         from trapline.sentry.state.pages_meta import BLOCK
@@ -86,8 +88,9 @@ class RestoredImage:
             os.pwrite(fd, reader.read_block(block), block * BLOCK)
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for _ in pool.map(one, range(reader.blocks)):
-                pass
+            for done, _ in enumerate(pool.map(one, range(reader.blocks))):
+                if bar is not None:
+                    bar.report(done * BLOCK, reader.blocks * BLOCK, "unpacking")
 
     def handles(self) -> list[int]:
         """Further descriptors that the seed needs: of ghosts' contents."""

@@ -189,7 +189,13 @@ class RestoredSession(Session):
         # What shared memory was filled with, in the seed, is compared now.
         fill.add(run for run in loaded.runs if run.owner in image.shared)
         spaces = self._map(at, living, fill)
-        fill.run()
+        bar = loaded.bar
+        if bar is None:
+            fill.run()
+        else:
+            fill.tell = lambda done, total: bar.report(done, total, "memory")
+            with bar:
+                fill.run()
         for leader, restored in spaces:
             leader.run(restored.finish())
         if spaces:
