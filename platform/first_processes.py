@@ -280,7 +280,8 @@ def _write(path: str, data: bytes) -> None:
 
 def explain(error: OSError) -> str:
     text = error.strerror or str(error)
-    return f"{error.filename}: {text}" if error.filename else text
+    name = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
+    return f"{name}: {text}" if name else text
 
 
 def _sysctl(name: str) -> str:

@@ -5,7 +5,8 @@ A step is a call of one of trapline's own functions, or of one of the system's f
 changed for that: the interpreter tells of each call (sys.setprofile), in the forks of the sentry and in its threads too.
 
 The process that has begun kills itself there (SIGKILL). A fork of it may be in a pid namespace, where it cannot, so it
-stands still and says so in the shared file, and whoever has started us kills what is to be killed.
+stands still and says so in the shared file, and whoever has started us kills what is to be killed. In place of that a
+call of the system's may fail.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import struct
 import sys
 import threading
 import time
+from collections.abc import Callable
 from inspect import CO_OPTIMIZED
 from types import FrameType
 from typing import Any
@@ -34,14 +36,24 @@ _HEADER, _PART, _PARTS = 4096, 1 << 20, 16
 class Steps:
     """`begin`: the step from which on they count, in each process. `at`, `nth`: the one that is the last, counted from
     1 in each process. `file`: the shared one. `trace`: write down all steps there. `forks`: the last one is not the
-    process's own that has begun, but a fork's."""
+    process's own that has begun, but a fork's. `errors`: it is a call of the system's, and fails with the error of this
+    number. `again`: a file with another `at`, `nth` and error for each time that `begin` comes."""
 
     def __init__(
-        self, begin: str, file: str, at: str = "", nth: int = 1, trace: bool = False, forks: bool = False
+        self,
+        begin: str,
+        file: str,
+        at: str = "",
+        nth: int = 1,
+        trace: bool = False,
+        forks: bool = False,
+        errors: int = 0,
+        again: str = "",
     ) -> None:
         import trapline
 
         self._begin, self._at, self._left, self._trace, self._forks = begin, at, nth, trace, forks
+        self._error, self._again = errors, again
         self._begun = 0
         self._names: dict[Any, str] = {}
         root = os.path.dirname(trapline.__file__ or "")
@@ -50,6 +62,20 @@ class Steps:
             shared.truncate(_HEADER + _PART * _PARTS)
             self._shared = mmap.mmap(shared.fileno(), 0)
         self._part = self._owner = 0
+        if errors:
+            for name in CALLS & set(dir(os)):
+                setattr(os, name, self._refusing(name, getattr(os, name)))
+
+    def _refusing(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A call of the system's that may fail. (What looks at calls cannot: it is not asked any more once it raises.)"""
+
+        def call(*words: Any, **more: Any) -> Any:
+            by = self._name(sys._getframe(1)) if self._begun else ""
+            if by:
+                self._step(f"{by}/{name}")
+            return function(*words, **more)
+
+        return call
 
     def look(self, frame: FrameType, event: str, argument: Any) -> None:
         code = frame.f_code
@@ -57,7 +83,7 @@ class Steps:
             name = self._names.get(code)
             if name is None:
                 name = self._names[code] = self._name(frame)
-        elif event == "c_call" and self._begun and argument.__name__ in CALLS:
+        elif event == "c_call" and self._begun and not self._error and argument.__name__ in CALLS:
             name = self._names.get(code)
             if name is None:
                 name = self._names[code] = self._name(frame)
@@ -72,11 +98,16 @@ class Steps:
             if name != self._begin:
                 return
             self._begun = os.getpid()
+        if self._again and name == self._begin:
+            with open(self._again) as file:
+                self._at, self._left, self._error = json.load(file)
         if self._trace:
             self._write(name)
         if name == self._at and self._forks == (os.getpid() != self._begun):
             self._left -= 1
             if not self._left:
+                if self._error:
+                    raise OSError(self._error, os.strerror(self._error))
                 if not self._forks:
                     os.kill(os.getpid(), signal.SIGKILL)
                 struct.pack_into("<Q", self._shared, 8, os.getpid())

@@ -9,9 +9,8 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
 from boxes import Boxes, until
-from harness import is_root, sums
+from harness import sums
 
 #: Counts, in a file of the sandbox's own and on its output.
 COUNTER = 'i=0; while :; do i=$((i + 1)); echo $i > /var/tmp/counted; echo "line $i"; sleep 0.01; done'
@@ -86,23 +85,6 @@ def test_damage_in_any_file(boxes: Boxes) -> None:
         path.write_bytes(whole)
     boxes.begin("restore", "-d", "--id", "box", "--image-path", str(image))
     goes_on(boxes.state / "box" / "output.log")
-
-
-@pytest.mark.skipif(not is_root(), reason="not root")
-def test_a_full_disk(boxes: Boxes) -> None:
-    log = begin(boxes, "sh", "-c", f"head -c 8000000 /dev/urandom > /var/tmp/large; {COUNTER}")
-    small = boxes.path / "small"
-    small.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", str(small)], check=True)
-    try:
-        said = boxes.bad("checkpoint", "--image-path", str(small / "image"), "box")
-        assert "No space left on device" in said, said
-        assert os.listdir(small) == []
-        goes_on(log)
-        boxes.good("checkpoint", "--leave-running", "--image-path", str(boxes.path / "image"), "box")
-        goes_on(log)
-    finally:
-        subprocess.run(["umount", str(small)], check=True)
 
 
 def test_a_fork_storm(boxes: Boxes) -> None:
