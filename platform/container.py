@@ -12,7 +12,7 @@ import os
 import socket
 from typing import TYPE_CHECKING, NoReturn
 
-from trapline.platform import caller_terminal, guardian, run, state_dir
+from trapline.platform import caller_terminal, run, state_dir
 from trapline.platform.first_processes import SetupError, explain
 from trapline.sentry.log import say
 from trapline.sentry.options import ContainerOptions
@@ -90,7 +90,7 @@ class Container:
         sandbox = options.sandbox
         # A detached one has no terminal, and one in a session of its own has nothing to do with the caller's but copy.
         terminal = caller_terminal.find() if sandbox.tty and not options.detach else None
-        watcher = guardian.start(self._path, terminal)
+        watcher = run.start_guardian(self._path, terminal)
         entry: state_dir.Entry | None = None
         own: OwnTerminal | None = None
         status = -1

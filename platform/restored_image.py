@@ -63,6 +63,9 @@ class RestoredImage:
             self.clocks = restored_clocks.plan(self.saved_clocks, self.kernel.clock, time.time_ns(), clock_continue)
             self.is_init = self.kernel.root_tgid == 1
             self.own = SavedOwn(self.reader, self.image.ipc)
+        except OSError as error:
+            self.close()
+            raise UnusableImage(f"{path}: it cannot be read: {error.strerror or error}") from None
         except BaseException:
             self.close()
             raise

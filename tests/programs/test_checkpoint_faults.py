@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 from boxes import Boxes, until
 from harness import sums
 
@@ -87,6 +88,7 @@ def test_damage_in_any_file(boxes: Boxes) -> None:
     goes_on(boxes.state / "box" / "output.log")
 
 
+@pytest.mark.long
 def test_a_fork_storm(boxes: Boxes) -> None:
     begin(boxes, "bash", "-c", STORM)
     for number in range(5):
@@ -110,7 +112,7 @@ def test_saves_in_a_row(boxes: Boxes) -> None:
         save(number)
     before = sorted(os.readlink(f"/proc/{sentry}/fd/{fd}") for fd in os.listdir(f"/proc/{sentry}/fd"))
     guests = boxes.guests("box")
-    for number in range(2, 12):
+    for number in range(2, 8):
         save(number)
         time.sleep(0.05)
     after = sorted(os.readlink(f"/proc/{sentry}/fd/{fd}") for fd in os.listdir(f"/proc/{sentry}/fd"))
