@@ -150,7 +150,8 @@ def create(path: str, command: list[str], platform: str = "", name: str = "", bu
     while True:
         own = name or (f"{pid}-{number}" if number else str(pid))
         final = f"{path}/{own}"
-        temporary = f"{path}/{_UNFINISHED}{own}"
+        # By our id also where it has a name: by that whoever clears up after us finds it, however little is in it.
+        temporary = f"{path}/{_UNFINISHED}{pid}-{name}" if name else f"{path}/{_UNFINISHED}{own}"
         try:
             if os.path.lexists(final):
                 raise FileExistsError
@@ -158,7 +159,6 @@ def create(path: str, command: list[str], platform: str = "", name: str = "", bu
             break
         except FileExistsError:
             if name:
-                # Its maker is at it, or was killed: then remove_stale takes it away in a minute.
                 raise NameTaken(f"sandbox {name} already exists") from None
             number += 1  # another sandbox of this process, or a stale entry of an earlier one of this number
         except OSError as error:

@@ -63,6 +63,8 @@ RESTORE_PHASES = (
     "restore_tasks:become_guest",
     "restored_session:RestoredSession._set_going",
 )
+#: While its entry with a name is made: the name can be used again at once.
+NAMED_PHASES = ("state_dir:create/open", "state_dir:create/rename")
 #: Where memory comes while tasks run.
 BACKGROUND_PHASES = ("page_loader:Loader._load", "page_loader:Loader._put")
 
@@ -248,6 +250,8 @@ def test_each_phase_of_a_restore(killer: Killer) -> None:
         if is_root() or not step.startswith("fork:"):
             assert killer.restore(spec_of(step), step), f"{step} was not reached"
     assert killer.restore(spec_of("fork:restore_files:open_pool"), "seed", victim="fork")
+    for step in NAMED_PHASES:
+        assert killer.restore(spec_of(step), f"{step}, named", "--id", "box"), f"{step} was not reached"
     if is_root():
         for step in BACKGROUND_PHASES:
             assert killer.restore(spec_of(step), step, "--background"), f"{step} was not reached"
