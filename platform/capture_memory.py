@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 from trapline.platform.memory_areas import HOST_VDSO, Area, read_areas, read_maps
 from trapline.platform.page_scan import PageScan, Range
+from trapline.platform.task_attributes import Probed
 from trapline.sentry.state.records import AddressSpace, Ghost, Mapping, SharedObject
 
 #: What a process has to be asked by injected calls: its break, and whether it is dumpable.
@@ -91,7 +92,7 @@ class Collector:
 
 
 def capture_space(
-    host: int, collector: Collector, probed: tuple[int, int] | None = None, who: str = "", complete: bool = True
+    host: int, collector: Collector, probed: Probed | None = None, who: str = "", complete: bool = True
 ) -> AddressSpace:
     """The address space of a process at a stop. `probed`: the results of PROBE; without them the break is where the
     heap's mapping ends. `who` names the process in what is refused. With `complete` false, what takes a walk over all
@@ -103,7 +104,7 @@ def capture_space(
         mappings = [m for m in (_mapping(host, area, collector, guards, who) for area in areas) if m is not None]
     layout = _layout(host, areas)
     if probed is not None:
-        layout[5] = probed[0]
+        layout[5] = probed.brk
     exe = os.readlink(f"/proc/{host}/exe")
     ghost = ""
     if exe.endswith(" (deleted)") and not os.path.exists(collector.root + exe):
@@ -117,8 +118,12 @@ def capture_space(
         auxv=auxv,
         exe=exe,
         exe_ghost=ghost,
-        dumpable=probed[1] if probed is not None else 1,
+        dumpable=probed.dumpable if probed is not None else 1,
         thp_disabled=_thp_disabled(host),
+        strict_code=probed.strict_code if probed is not None else 0,
+        merged=probed.merged if probed is not None else 0,
+        locked_future=probed.locked if probed is not None else 0,
+        core_filter=_core_filter(host),
     )
 
 
@@ -163,6 +168,11 @@ def _layout(host: int, areas: list[Area]) -> list[int]:
     words = [fields[place - 1] for place in places]
     words[5] = max([start_brk, *heap])
     return words
+
+
+def _core_filter(host: int) -> int:
+    with open(f"/proc/{host}/coredump_filter", "rb") as file:
+        return int(file.read() or b"-1", 16)
 
 
 def _thp_disabled(host: int) -> bool:

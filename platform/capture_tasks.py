@@ -13,12 +13,18 @@ import ctypes
 import os
 import signal
 import struct
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from trapline.platform import ptrace_calls as pt
-from trapline.platform import stop_calls
+from trapline.platform import stop_calls, task_attributes
 from trapline.platform.injection import get_extended, single
 from trapline.platform.pokes import is_poke
+from trapline.platform.snapshot import borrowed
+from trapline.platform.task_attributes import Probed
 from trapline.platform.task_limits import read_limits
 from trapline.platform.user_maps import UserMaps
 from trapline.sentry.protocol import Gone
@@ -30,7 +36,7 @@ if TYPE_CHECKING:
     from trapline.platform.tracee import Tracee
     from trapline.sentry.kernel.state import ThreadGroup
 
-_SIGALTSTACK, _PRCTL, _PR_GET_TID_ADDRESS, _PR_GET_DUMPABLE, _BRK = 131, 157, 40, 3, 12
+_SIGALTSTACK, _PRCTL, _PR_GET_TID_ADDRESS, _PR_GET_DUMPABLE, _PR_SET_DUMPABLE = 131, 157, 40, 3, 4
 _GET_ROBUST_LIST, _IOPRIO_GET, _IOPRIO_WHO_PROCESS = 274, 252, 1
 _PTRACE_GET_RSEQ_CONFIGURATION = 0x420F
 _EVENT_STOP = pt.EVENT_STOP << 16 | 5 << 8 | 0x7F
@@ -49,8 +55,10 @@ class TaskCapture:
         vdso = session.engine.vdso
         self._image = vdso.image if vdso is not None else None
         self._regs = pt.RegisterFile()
-        #: By process, what only it can be asked of its memory: its break, and whether it is dumpable.
-        self.probed: dict[int, tuple[int, int]] = {}
+        #: By process, what only it can be asked of its memory.
+        self.probed: dict[int, Probed] = {}
+        #: Processes that are made dumpable while they are saved: a task of each, and what they were.
+        self._hidden: dict[int, tuple[Tracee, int]] = {}
 
     def process(self, group: ThreadGroup) -> ProcessRecord:
         """A process that has threads; its memory, descriptors and directories are others'. Unsavable; Gone."""
@@ -63,10 +71,37 @@ class TaskCapture:
         for t in listening:
             self._bring_back(t)
         try:
+            self._open_up(group, living[0])
             return self._record(group, living, bool(dead_leader))
         finally:
             for t in listening:
                 pt.call(pt.PTRACE_LISTEN, t.host)
+
+    def _open_up(self, group: ThreadGroup, t: Tracee) -> None:
+        """An ordinary user may neither read the memory of a process that is not dumpable, nor most files of /proc of it
+        (ptrace(2), proc(5))."""
+        if not self._engine.own_uid:
+            return
+        at = self._place(t, group)
+        with borrowed(t.host):
+            before = single(t.host, at, _PRCTL, _PR_GET_DUMPABLE)
+            if before != 1:
+                single(t.host, at, _PRCTL, _PR_SET_DUMPABLE, 1)
+                self._hidden[group.tgid] = t, before
+
+    def hide_again(self) -> None:
+        """Undo that, before tasks go on."""
+        for tgid, (t, before) in self._hidden.items():
+            with suppress(Gone, OSError), borrowed(t.host):
+                # 2, which execution of what is not readable gives, can only be had so again.
+                single(t.host, self._place(t, self._kernel.state.groups[tgid]), _PRCTL, _PR_SET_DUMPABLE, before & 1)
+        self._hidden.clear()
+
+    def _place(self, t: Tracee, group: ThreadGroup) -> int:
+        """A `syscall` instruction in it."""
+        if self._image is None or not group.vdso:
+            raise Unsavable(f"task {t.tid} has no vDSO of ours, in which it could be asked for its alternate stack")
+        return self._image.trampoline(group.vdso)
 
     def _record(self, group: ThreadGroup, living: list[Tracee], leader_ended: bool) -> ProcessRecord:
         first = living[0]
@@ -101,21 +136,19 @@ class TaskCapture:
             raise Unsavable(f"task {t.tid} has a seccomp filter of its own")
         # The record comes first: calls in the task change its registers.
         registers = self._registers(t)
-        altstack, clear_tid = self._ask(t, group)
+        told = self._ask(t, group)
         head, length = _robust_list(host)
         affinity = sorted(os.sched_getaffinity(host))
         assert t.task is not None
         task = t.task
-        return ThreadRecord(
-            tid=t.tid,
+        return msgspec.structs.replace(
+            told,
             registers=registers,
             extended=get_extended(host),
             mask=task.saved_mask if task.saved_mask >= 0 else task.mask,
             name=_bytes(f"/proc/{host}/comm").rstrip(b"\n"),
-            altstack=altstack,
             robust_head=head,
             robust_length=length,
-            clear_tid=clear_tid,
             rseq=_rseq(host),
             policy=os.sched_getscheduler(host),
             nice=os.getpriority(os.PRIO_PROCESS, host),
@@ -134,6 +167,7 @@ class TaskCapture:
                 int(status["CapAmb"], 16),
             ),
             no_new_privileges=status["NoNewPrivs"] == "1",
+            personality=int(_text(f"/proc/{host}/personality"), 16),
             queued=self._queued(t, False),
             parked=t.parked,
             holds_for=t.holding.tid if t.holding is not None else 0,
@@ -185,11 +219,9 @@ class TaskCapture:
         if status >> 16 != pt.EVENT_STOP:
             raise OSError(0, f"task {t.tid}: unexpected stop {status:#x}")
 
-    def _ask(self, t: Tracee, group: ThreadGroup) -> tuple[bytes, int]:
-        """(stack_t, address that is cleared at its end); of a first thread also what `probed` tells."""
-        if self._image is None or not group.vdso:
-            raise Unsavable(f"task {t.tid} has no vDSO of ours, in which it could be asked for its alternate stack")
-        at = self._image.trampoline(group.vdso)
+    def _ask(self, t: Tracee, group: ThreadGroup) -> ThreadRecord:
+        """A record of what only it can be asked; of a first thread also what `probed` tells."""
+        at = self._place(t, group)
         regs = self._regs.load(t.host)
         before = self._regs.copy()
         mask = pt.get_sigmask(t.host)
@@ -199,13 +231,21 @@ class TaskCapture:
         except OSError:
             raise Unsavable(f"task {t.tid} has no stack") from None
         pt.set_sigmask(t.host, pt.U64)
+        make = partial(single, t.host, at)
+        told = ThreadRecord(t.tid, b"", b"", 0, b"", b"")
         try:
-            single(t.host, at, _SIGALTSTACK, 0, scratch)
-            altstack = t.memory.read(scratch, 24)
-            single(t.host, at, _PRCTL, _PR_GET_TID_ADDRESS, scratch)
-            (clear_tid,) = struct.unpack("<Q", t.memory.read(scratch, 8))
+            make(_SIGALTSTACK, 0, scratch)
+            told.altstack = t.memory.read(scratch, 24)
+            make(_PRCTL, _PR_GET_TID_ADDRESS, scratch)
+            (told.clear_tid,) = struct.unpack("<Q", t.memory.read(scratch, 8))
+            task_attributes.ask_thread(make, scratch, t.memory.read, told)
             if group.tgid not in self.probed:
-                self.probed[group.tgid] = (single(t.host, at, _BRK, 0), single(t.host, at, _PRCTL, _PR_GET_DUMPABLE))
+                self.probed[group.tgid] = task_attributes.ask_memory(
+                    make, partial(_locked, t.host), partial(_is_present, t.host)
+                )
+                if group.tgid in self._hidden:
+                    hidden = self._hidden[group.tgid][1]
+                    self.probed[group.tgid] = self.probed[group.tgid]._replace(dumpable=hidden)
         finally:
             t.memory.write(scratch, kept)
             self._regs.put(before)
@@ -213,13 +253,23 @@ class TaskCapture:
             pt.set_sigmask(t.host, mask)
             # The registers may say that the host is to begin a call again, which it does after such a stop only.
             self._stand_again(t)
-        return altstack, clear_tid
+        return told
 
     def _stand_again(self, t: Tracee) -> None:
         """Bring a task that stands to an event stop, before it executes anything. Gone; OSError."""
         pt.call(pt.PTRACE_INTERRUPT, t.host)
         pt.cont(t.host)
         self._await_rest(t)
+
+
+def _locked(host: int) -> int:
+    return int(_fields(f"/proc/{host}/status").get("VmLck", "0 kB").split()[0])
+
+
+def _is_present(host: int, address: int) -> bool:
+    with open(f"/proc/{host}/pagemap", "rb", buffering=0) as file:
+        file.seek(address // 4096 * 8)
+        return bool(file.read(8)[7] & 0x80)
 
 
 def _state(t: Tracee) -> int:

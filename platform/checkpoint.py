@@ -19,6 +19,7 @@ from trapline.platform.capture_tasks import TaskCapture
 from trapline.platform.incremental import Incremental
 from trapline.platform.memory_save import MemorySave
 from trapline.platform.quiesce import Quiescence, TookTooLong
+from trapline.platform.task_attributes import Probed
 from trapline.platform.task_relations import KCMP_FS, KCMP_VM, sharing
 from trapline.sentry.control.interface import CheckpointResult, CheckpointSpec, Refused, Report
 from trapline.sentry.kernel import tty
@@ -67,7 +68,9 @@ class Checkpointer:
             raise Refused(str(error)) from None
         quiescence = Quiescence(self._session)
         paused = time.monotonic()
-        result = CheckpointResult(image_path=spec.image_path)
+        options = self._session.options
+        shares = options.network != "none" or options.overlay == "none" or bool(options.volumes)
+        result = CheckpointResult(image_path=spec.image_path, shares=shares)
         done = 0.0
         with writer:
             try:
@@ -84,6 +87,7 @@ class Checkpointer:
                         self._session.pump.spawn(lambda: save.tell(report))
                         await trio.to_thread.run_sync(save.copy)
                         if spec.leave_running:
+                            save.before_they_go_on()
                             quiescence.go_on()
                             done = time.monotonic()
                         await trio.to_thread.run_sync(save.finish)
@@ -150,7 +154,8 @@ class Save:
         self._state = b""
         self._facts = Manifest()
         self._host_of: dict[int, int] = {}  # by tgid: a living thread's
-        self._probed: dict[int, tuple[int, int]] = {}
+        self._probed: dict[int, Probed] = {}
+        self._asked: TaskCapture | None = None
         self._captured: capture_files.Captured | None = None
         self._collector: Collector | None = None
         self._memory: MemorySave | None = None
@@ -169,6 +174,8 @@ class Save:
 
     def close(self, at_rest: bool) -> None:
         """Give back what was opened. In the sentry's tracing thread; `at_rest`: the tasks still are."""
+        if at_rest:
+            self.before_they_go_on()
         if self._captured is not None:
             self._captured.close()
         if self._memory is not None:
@@ -178,6 +185,11 @@ class Save:
             self._tracking.fail()
 
     # -- in the sentry's thread, guests at rest
+    def before_they_go_on(self) -> None:
+        """Undo what was done to them to be read. Twice is once."""
+        if self._asked is not None:
+            self._asked.hide_again()
+
     def capture(self) -> None:
         """Everything but pages and files. Unsavable; Gone; OSError."""
         state = self._kernel.state
@@ -205,7 +217,7 @@ class Save:
         )
 
     def _tasks(self, state: KernelState) -> None:
-        capture = TaskCapture(self._session)
+        capture = self._asked = TaskCapture(self._session)
         image = self.image
         living: list[ThreadGroup] = []
         for group in state.groups.values():

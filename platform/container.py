@@ -12,7 +12,7 @@ import os
 import socket
 from typing import TYPE_CHECKING, NoReturn
 
-from trapline.platform import caller_terminal, run, state_dir
+from trapline.platform import caller_terminal, early_imports, run, state_dir
 from trapline.platform.first_processes import SetupError, explain
 from trapline.sentry.log import say
 from trapline.sentry.options import ContainerOptions
@@ -150,6 +150,7 @@ class Container:
             if self.options.created:
                 self._take_standard()  # others have ours, by which a checkpoint knows them (capture_files.py)
             os.chdir("/")  # not to keep a file system busy
+        session.pump.at_leisure(early_imports.steps())
         session.pump.add(sandbox.channel.fileno(), self._hear, self._hear)
         session.hear_first = self._hear
         if self.options.created:

@@ -63,7 +63,7 @@ class ControlTarget:
 
     @property
     def status(self) -> Status:
-        if self._session.pump.done:
+        if self._session.pump.done or self._session.saved:
             return Status.STOPPED
         if self._session.held:
             return Status.CREATED

@@ -175,9 +175,10 @@ class Entry:
 
     def _is_over(self) -> bool:
         """Also when the host kills all, since pid 1 is on its way out, and we have not heard of that yet."""
-        if self._session.pump.done or not self._session.kernel.state.tasks:
+        session = self._session
+        if session.pump.done or session.saved or not session.kernel.state.tasks:
             return True
-        return is_ending(self._session.sandbox.init_pid)
+        return is_ending(session.sandbox.init_pid)
 
     # -- adoption
     def _adopt(self) -> Executed:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
+from trapline.sentry.state import page_places
 from trapline.sentry.state.pages_meta import BLOCK
-from trapline.sentry.state.unusable import UnusableImage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,12 +27,7 @@ class ImageSource:
             into[: len(data)] = data
             return len(data)
         size = min(BLOCK, reader.pages_size - block * BLOCK)
-        done = 0
-        while done < size:
-            count = os.preadv(reader.pages_fd, [into[done:size]], block * BLOCK + done)
-            if not count:
-                break
-            done += count
+        done = page_places.read(reader.pages_fds, block * BLOCK, into[:size])
         if not reader.verify(block, into[:done]):
-            raise UnusableImage(f"{reader.path}/pages.img: block {block}, from {block * BLOCK:#x} on, is damaged")
+            raise reader.bad_block(block, "is damaged")
         return size

@@ -17,6 +17,7 @@ from trapline.platform.page_copy import Writer, copy_pages, private_pages
 from trapline.platform.page_scan import Range
 from trapline.platform.snapshot import reap
 from trapline.platform.space_snapshot import WORTH_A_COPY, SpaceSnapshot, own_memory, reap_running
+from trapline.platform.task_attributes import Probed
 from trapline.sentry.protocol import Gone
 from trapline.sentry.state.records import AddressSpace
 
@@ -66,10 +67,10 @@ class MemorySave:
         self._at_rest: list[tuple[int, str, list[Range]]] = []
         self._copies: list[tuple[SpaceSnapshot, Tracee, int]] = []
         self._room = (resource.getrlimit(resource.RLIMIT_NOFILE)[0] - _SPARE) // 8
-        self._probed: tuple[int, int] | None = None  # of the space that is added
+        self._probed: Probed | None = None  # of the space that is added
         self.size = 0  # bytes of pages that were written
 
-    def add(self, number: int, t: Tracee, at: int, tgid: int, probed: tuple[int, int] | None) -> AddressSpace:
+    def add(self, number: int, t: Tracee, at: int, tgid: int, probed: Probed | None) -> AddressSpace:
         """One address space, through a task of it that stands at an event stop; `at` is a `syscall` instruction in it,
         0 where there is none; for `probed` see `capture_space`. Its pages are copied now, or will be by `finish`, which
         also completes the record. In the sentry's tracing thread; everybody stands still. Unsavable; Gone; OSError."""

@@ -12,11 +12,12 @@ import mmap
 import os
 import struct
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 from trapline.platform.page_scan import PAGE, PageScan, Range, merged, without
 from trapline.sentry.protocol import Gone
+from trapline.sentry.state.pages_meta import BLOCK
 from trapline.sentry.state.records import AddressSpace, Mapping, PageRun
 from trapline.sentry.state.unsavable import Unsavable
 
@@ -35,7 +36,7 @@ class Writer(Protocol):
     """What `ImageWriter` offers to whoever copies pages."""
 
     @property
-    def pages_fd(self) -> int: ...
+    def pages_fds(self) -> Sequence[int]: ...
 
     def allocate(self, size: int) -> int: ...
 
@@ -78,14 +79,12 @@ def copy_pages(host: int, owner: str, ranges: Sequence[Range], writer: Writer) -
 
 
 class _Copy:
-    """One copy by several threads: one writes, and the others read meanwhile. A host serves one writer of a file at a
-    time, and two that wait for it spin."""
+    """One copy by several threads, a block of the image at a time."""
 
     def __init__(self, host: int, ranges: Sequence[Range], offset: int, writer: Writer) -> None:
         self._host, self._writer = host, writer
-        self._left = cut(ranges, PIECE, _MOST_RANGES)
-        self._offset = offset
-        self._taking, self._writing = threading.Lock(), threading.Lock()
+        self._left = cut_at_blocks(ranges, offset)
+        self._taking = threading.Lock()
         self._error: BaseException | None = None
 
     def run(self, threads: int) -> None:
@@ -104,13 +103,11 @@ class _Copy:
             with _Source(self._host) as source:
                 while self._error is None:
                     with self._taking:
-                        pieces, size = next(self._left, ([], 0))
-                        offset, self._offset = self._offset, self._offset + size
+                        pieces, size, offset = next(self._left, ([], 0, 0))
                     if not size:
                         return
                     source.read(pieces, size)
-                    with self._writing:
-                        self._writer.write(offset, source.view[:size])
+                    self._writer.write(offset, source.view[:size])
         except BaseException as error:
             self._error = error
 
@@ -179,21 +176,23 @@ def _not_zero(view: memoryview) -> list[Range]:
     return merged((at, at + PAGE) for at in range(0, len(view), PAGE) if view[at : at + PAGE] != _ZERO)
 
 
-def cut(ranges: Sequence[Range], piece: int, most: int) -> Iterator[tuple[list[Range], int]]:
-    """All of these, cut and put together to `piece` bytes and `most` ranges at the most."""
+def cut_at_blocks(ranges: Iterable[Range], offset: int) -> Iterator[tuple[list[Range], int, int]]:
+    """All of these, which lie one after the other from an offset among an image's pages on, block by block: what of
+    them is in the block, bytes of that, and the offset where it begins."""
     taken: list[Range] = []
     size = 0
     for start, end in ranges:
         while start < end:
-            stop = min(end, start + piece - size)
+            room = BLOCK - offset % BLOCK - size
+            stop = min(end, start + room)
             taken.append((start, stop))
             size += stop - start
+            if stop - start == room:
+                yield taken, size, offset
+                offset, taken, size = offset + size, [], 0
             start = stop
-            if size == piece or len(taken) == most:
-                yield taken, size
-                taken, size = [], 0
     if taken:
-        yield taken, size
+        yield taken, size, offset
 
 
 def after(pieces: Sequence[Range], done: int) -> Iterator[tuple[int, int, int]]:

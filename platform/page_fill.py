@@ -16,10 +16,10 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from trapline.sentry.protocol import Gone
+from trapline.sentry.state import page_places
 from trapline.sentry.state.image_reader import ImageReader
 from trapline.sentry.state.pages_meta import BLOCK
 from trapline.sentry.state.records import PageRun
-from trapline.sentry.state.unusable import UnusableImage
 
 _THREADS = 2
 _MOST_RANGES = 1024  # IOV_MAX
@@ -37,8 +37,8 @@ Block = tuple[tuple[int, int], dict[int, list[Piece]]]
 class PageFill:
     """`add` what is wanted, then `run`."""
 
-    def __init__(self, readers: Sequence[ImageReader], pages: Sequence[int]) -> None:
-        """`readers` and `pages` (descriptors of uncompressed pages) as `PageRun.image` counts them."""
+    def __init__(self, readers: Sequence[ImageReader], pages: Sequence[Sequence[int]]) -> None:
+        """`readers` and `pages` (descriptors of uncompressed pages: page_places.py) as `PageRun.image` counts them."""
         self._readers, self._pages = readers, pages
         #: By image and block: by process, what of it goes there.
         self._blocks: dict[tuple[int, int], dict[int, list[Piece]]] = {}
@@ -100,19 +100,13 @@ class PageFill:
         """A block, which is what was saved."""
         reader = self._readers[image]
         size = min(BLOCK, reader.pages_size - block * BLOCK)
-        offset, rest, reason = block * BLOCK, view[:size], "is damaged"
         try:
-            while rest:
-                count = os.preadv(self._pages[image], [rest], offset)
-                if not count:
-                    break
-                offset, rest = offset + count, rest[count:]
+            done = page_places.read(self._pages[image], block * BLOCK, view[:size])
         except OSError as error:
-            reason = f"cannot be read: {error.strerror}"
+            raise reader.bad_block(block, f"cannot be read: {error.strerror}") from None
         # What is compressed was compared when it was decompressed.
-        if rest or (reader.compression == "none" and not reader.verify(block, view[:size])):
-            where = f"block {block}, from {block * BLOCK:#x} on"
-            raise UnusableImage(f"{reader.path}/pages.img: {where}, {reason}")
+        if done < size or (reader.compression == "none" and not reader.verify(block, view[:size])):
+            raise reader.bad_block(block, "is damaged")
 
 
 def _write(host: int, buffer: int, pieces: list[Piece]) -> None:

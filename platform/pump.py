@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import trio
 
 LINGER = 0.001
+REST = 0.05  # s
 #: So many seconds async work may go on after the guests have ended.
 GRACE = 1.0
 _READABLE, _BROKEN = select.EPOLLIN, select.EPOLLHUP | select.EPOLLERR
@@ -64,6 +65,8 @@ class Pump:
         #: Async work beside the guests that has not begun yet, and where it runs once we are in trio.
         self._spawned: list[Callable[[], Awaitable[None]]] = []
         self._nursery: trio.Nursery | None = None
+        #: What is done, a step at a time, whenever nobody has wanted anything for REST; last step first.
+        self._leisure: list[Callable[[], object]] = []
         self._poller = select.epoll()
         self._serve: dict[int, Callable[[], None]] = {}
         self._broken: dict[int, Callable[[], None]] = {}
@@ -162,6 +165,11 @@ class Pump:
         else:
             self._spawned.append(function)
 
+    def at_leisure(self, steps: list[Callable[[], object]]) -> None:
+        """Do these one after the other, each when nobody has wanted anything for a while; not once we are in trio,
+        where whoever wants them has come."""
+        self._leisure = steps[::-1]
+
     def run(self) -> None:
         """Until `done`."""
         # What start-up made lives as long as we do: the collector need not look at it, nor at every 700th
@@ -181,12 +189,13 @@ class Pump:
                 trio.run(self._run_in_trio)
                 return
             self.wakeups += 1
-            self.batch(0 if self._must_look else None)
+            self.batch(0 if self._must_look else REST if self._leisure else None)
             self.disarm()
 
     async def _run_in_trio(self) -> None:
         import trio
 
+        self._leisure = []
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             for function in self._spawned:
@@ -223,6 +232,8 @@ class Pump:
             if self.more_stops:
                 self.walk()
             elif not events and not (sources.unsure and self.walk()):
+                if timeout == REST and self._leisure:
+                    self._leisure.pop()()
                 return
             for fd, flags in events:
                 action = serve.get(fd)
@@ -237,7 +248,7 @@ class Pump:
                 action()
             if engine.held_back:
                 engine.serve_held_back()
-            timeout = LINGER if sources.unsure or self._spawned else None
+            timeout = LINGER if sources.unsure or self._spawned else REST if self._leisure else None
             if time.monotonic_ns() > self._end:
                 return
 

@@ -51,7 +51,7 @@ CODE = (
     b"\x77\x09"  # ja end
     b"\x48\x83\xc3\x40"  # add rbx, 64
     b"\x49\xff\xcc"  # dec r12
-    b"\x75\xcd"  # jnz loop
+    b"\x75\xce"  # jnz loop
     b"\x4d\x89\x67\x10"  # end: mov [r15+16], r12
     b"\x41\x8b\x07"  # mov eax, [r15]
     b"\x41\x89\x47\x04"  # mov [r15+4], eax

@@ -8,13 +8,13 @@ restored_session.py). Whatever fails ends in one line, with nothing left.
 from __future__ import annotations
 
 import contextlib
-import os
 import struct
 from typing import TYPE_CHECKING
 
 from trapline.platform import features, guest_start, namespaces, seed, state_dir
 from trapline.platform.restored_image import RestoredImage
 from trapline.sentry.options import ContainerOptions, DoOptions
+from trapline.sentry.state import page_places
 from trapline.sentry.state.unusable import UnusableImage
 from trapline.sentry.syscalls import sys_rusage
 
@@ -55,7 +55,7 @@ class RestoredSandbox:
             hostname=self._options.hostname,
             monotonic_start=loaded.clocks.monotonic,
             boottime_start=loaded.clocks.boottime,
-            keep=[*loaded.pages, vdso.descriptor, *loaded.handles(), *own.keep],
+            keep=[*[fd for fds in loaded.pages for fd in fds], vdso.descriptor, *loaded.handles(), *own.keep],
             is_init=loaded.is_init,
             keep_capabilities=True,
             saved=own.files,
@@ -99,16 +99,11 @@ def _open(loaded: RestoredImage) -> seed.Pool:
     base = restore_files.first_free(image.files, image.tables) + 64
 
     def read(index: int, offset: int, view: memoryview) -> None:
-        while view:
-            count = os.preadv(loaded.pages[index], [view], offset)
-            if not count:
-                raise UnusableImage("pages.img became shorter")
-            view, offset = view[count:], offset + count
+        if page_places.read(loaded.pages[index], offset, view) < len(view):
+            raise UnusableImage("a file of pages became shorter")
 
     objects = restore_shared.open_shared(image, loaded.runs, read)
     shared = {"vdso": loaded.vdso_image().descriptor, **objects}
-    for index, fd in enumerate(loaded.pages):
-        shared[f"pages:{index}"] = fd
     shared = {key: fcntl.fcntl(fd, fcntl.F_DUPFD, base) for key, fd in shared.items()}
     known = {key: shared[f"{key}/w"] for key in image.shared if f"{key}/w" in shared}
     files = restore_files.open_pool(image, base, shared=known, ghosts=loaded.open_ghost, clocks=loaded.seed_clocks())

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 from trapline.platform import memory_areas as ma
 from trapline.platform.injection import Call, Data, Try
+from trapline.platform.task_attributes import space_calls
 from trapline.sentry.state import records
 from trapline.sentry.state.records import AddressSpace, PageRun
 from trapline.sentry.state.unusable import UnusableImage
@@ -174,18 +175,6 @@ class SpaceRestore:
             return True
         return after < len(self.runs) and self.runs[after].start < mapping.end
 
-    # -- pages
-    def load(self) -> tuple[Calls, list[int]]:
-        """preadv(2) of all pages from the pool's "pages:N", N being `PageRun.image`; and the results that they must
-        have: a call reads less where memory is not what the runs say."""
-        calls: Calls = []
-        sizes: list[int] = []
-        for image, offset, ranges in _batches(self.runs):
-            vector = b"".join([_VECTOR.pack(start, size) for start, size in ranges])
-            calls.append((_PREADV, self._pool[f"pages:{image}"], Data(vector), len(ranges), offset, 0))
-            sizes.append(sum(size for _, size in ranges))
-        return calls, sizes
-
     # -- afterwards
     def finish(self) -> Calls:
         """Protections, advice, names, locks, and the layout that /proc shows and brk(2) goes by."""
@@ -227,7 +216,7 @@ class SpaceRestore:
         calls: Calls = [(_PRCTL, _PR_SET_MM, _PR_SET_MM_MAP, words, _MM_MAP.size, 0)]
         if space.thp_disabled:
             calls.append((_PRCTL, _PR_SET_THP_DISABLE, 1, 0, 0, 0))
-        return calls
+        return calls + space_calls(space)
 
 
 def _guards(mapping: records.Mapping) -> Calls:
@@ -247,30 +236,6 @@ def pool_key(mapping: records.Mapping) -> str:
 def exe_key(space: AddressSpace) -> str:
     """Likewise for the file that /proc/PID/exe shows."""
     return f"ghost:{space.exe_ghost}/r" if space.exe_ghost else f"file:{space.exe}/r"
-
-
-def _batches(runs: Sequence[PageRun]) -> Iterator[tuple[int, int, list[tuple[int, int]]]]:
-    """Runs that lie one after the other in a file: image, offset in it, and where in memory they go."""
-    image = offset = size = 0
-    ranges: list[tuple[int, int]] = []
-    for run in sorted(runs, key=lambda run: (run.image, run.offset)):
-        done = 0
-        while done < run.size:
-            if ranges and (
-                (run.image, run.offset + done) != (image, offset + size)
-                or len(ranges) == _MOST_RANGES
-                or size == _MOST_BYTES
-            ):
-                yield image, offset, ranges
-                ranges = []
-            if not ranges:
-                image, offset, size = run.image, run.offset + done, 0
-            piece = min(run.size - done, _MOST_BYTES - size)
-            ranges.append((run.start + done, piece))
-            size += piece
-            done += piece
-    if ranges:
-        yield image, offset, ranges
 
 
 def find_gap(spaces: Iterable[AddressSpace], size: int, also: Iterable[tuple[int, int]] = ()) -> int:

@@ -16,20 +16,21 @@ import os
 import struct
 from contextlib import suppress
 
-from trapline.platform import injection
+from trapline.platform import injection, task_attributes
 from trapline.platform import ptrace_calls as pt
 from trapline.platform.injection import Call, Data, Injection, Try, single
 from trapline.platform.restore_tree import make_child
 from trapline.sentry.kernel.state import SigAction
-from trapline.sentry.state.records import Directories, ProcessRecord, ThreadRecord
+from trapline.sentry.state.records import AddressSpace, Directories, ProcessRecord, ThreadRecord
 
 _CLONE_THREAD = 0x100 | 0x200 | 0x400 | 0x800 | 0x10000 | 0x40000  # VM, FS, FILES, SIGHAND, THREAD, SYSVSEM
 _SIGALTSTACK, _SET_ROBUST_LIST, _SET_TID_ADDRESS, _RSEQ, _PRCTL, _RT_SIGACTION = 131, 273, 218, 334, 157, 13
 _SETGROUPS, _SETRESGID, _SETRESUID, _SETFSUID, _SETFSGID, _CAPSET, _UMASK = 116, 119, 117, 122, 123, 126, 95
 _OPENAT, _FCHDIR, _CHROOT, _CLOSE, _SECCOMP = 257, 81, 161, 3, 317
 _PR_SET_DUMPABLE, _PR_SET_KEEPCAPS, _PR_SET_NAME, _PR_CAPBSET_DROP, _PR_SET_TIMERSLACK = 4, 8, 15, 24, 29
-_PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE = 38, 47, 2
-_CAPABILITY_VERSION_3, _LAST_CAPABILITY = 0x20080522, 40
+_PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, _PR_CAP_AMBIENT_CLEAR_ALL = 38, 47, 2, 4
+_CAPABILITY_VERSION_3, _LAST_CAPABILITY, _CAP_SETPCAP = 0x20080522, 40, 8
+_PR_SET_SECUREBITS, _NO_SETUID_FIXUP, _KEEP_CAPS = 28, 1 << 2, 1 << 4
 _SS_ONSTACK, _SS_DISABLE, _O_PATH, _AT_FDCWD = 1, 2, 0o10000000, -100
 _SIGTRAP = 5
 _IOPRIO_SET, _IOPRIO_WHO_PROCESS, _IOPRIO_CLASS_RT, _TGKILL = 251, 1, 1, 234
@@ -76,19 +77,23 @@ def thread_calls(thread: ThreadRecord) -> list[Call | Try]:
         calls.append((_RSEQ, address, length, 0, signature))
     calls.append((_PRCTL, _PR_SET_NAME, Data(thread.name + b"\0"), 0, 0, 0))
     calls.append(Try((_PRCTL, _PR_SET_TIMERSLACK, thread.timer_slack, 0, 0, 0)))
-    return calls + _identity_calls(thread)
+    return calls + task_attributes.thread_calls(thread) + _identity_calls(thread)
 
 
 def _identity_calls(thread: ThreadRecord) -> list[Call | Try]:
-    inheritable, permitted, effective, bounding, ambient = thread.capabilities
+    """Capabilities are kept over the change of user by securebits, which are what they were once that one is the
+    thread's which may set them."""
+    _, _, _, bounding, ambient = thread.capabilities
+    bits = thread.secure_bits & ~_KEEP_CAPS
     groups = struct.pack(f"<{len(thread.groups)}I", *thread.groups)
-    calls: list[Call | Try] = [
+    calls: list[Call | Try] = [(_PRCTL, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)]  # the seed's
+    calls += [
         (_PRCTL, _PR_CAPBSET_DROP, number, 0, 0, 0)
         for number in range(_LAST_CAPABILITY + 1)
         if not bounding >> number & 1
     ]
     calls += [
-        (_PRCTL, _PR_SET_KEEPCAPS, 1, 0, 0, 0),
+        (_PRCTL, _PR_SET_SECUREBITS, _KEEP_CAPS | _NO_SETUID_FIXUP) if bits else (_PRCTL, _PR_SET_KEEPCAPS, 1, 0, 0, 0),
         # Denied in an ordinary user's sandbox (user_namespaces(7)), where nobody could have changed them either.
         Try((_SETGROUPS, len(thread.groups), Data(groups))),
         (_SETRESGID, *thread.gids[:3]),
@@ -98,19 +103,26 @@ def _identity_calls(thread: ThreadRecord) -> list[Call | Try]:
         calls.append((_SETFSGID, thread.gids[3]))
     if thread.uids[3] != thread.uids[1]:
         calls.append((_SETFSUID, thread.uids[3]))
-    low = 0xFFFFFFFF
-    sets = (effective, permitted, inheritable)
-    data = struct.pack("<6I", *[word & low for word in sets], *[word >> 32 for word in sets])
-    calls.append((_CAPSET, Data(struct.pack("<Ii", _CAPABILITY_VERSION_3, 0)), Data(data)))
+    calls.append(_capset(thread, 1 << _CAP_SETPCAP if bits else 0))
     calls += [
         (_PRCTL, _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, number, 0, 0)
         for number in range(_LAST_CAPABILITY + 1)
         if ambient >> number & 1
     ]
-    calls.append((_PRCTL, _PR_SET_KEEPCAPS, 0, 0, 0, 0))
+    if bits:
+        calls += [(_PRCTL, _PR_SET_SECUREBITS, thread.secure_bits), _capset(thread, 0)]
+    else:
+        calls.append((_PRCTL, _PR_SET_KEEPCAPS, 1 if thread.secure_bits else 0, 0, 0, 0))
     if thread.no_new_privileges:
         calls.append((_PRCTL, _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
     return calls
+
+
+def _capset(thread: ThreadRecord, more: int) -> Call:
+    inheritable, permitted, effective, _, _ = thread.capabilities
+    sets = (effective | more, permitted | more, inheritable)
+    data = struct.pack("<6I", *[word & 0xFFFFFFFF for word in sets], *[word >> 32 for word in sets])
+    return _CAPSET, Data(struct.pack("<Ii", _CAPABILITY_VERSION_3, 0)), Data(data)
 
 
 def signal_calls(record: ProcessRecord, thread: ThreadRecord) -> list[Call | Try]:
@@ -138,6 +150,18 @@ def schedule(host: int, thread: ThreadRecord, allowed: set[int]) -> None:
             os.sched_setscheduler(host, thread.policy, os.sched_param(thread.priority))
     if thread.io_priority and (free or thread.io_priority >> 13 != _IOPRIO_CLASS_RT):
         _libc.syscall(_IOPRIO_SET, _IOPRIO_WHO_PROCESS, host, thread.io_priority)
+
+
+def told_from_outside(host: int, record: ProcessRecord, space: AddressSpace) -> None:
+    """What is written into a process's files of /proc; what may not be had stays as it is."""
+    for name, text in (
+        ("oom_score_adj", str(record.oom_score)),
+        ("coredump_filter", hex(space.core_filter) if space.core_filter >= 0 else ""),
+    ):
+        with suppress(OSError):
+            if text:
+                with open(f"/proc/{host}/{name}", "w", encoding="ascii") as file:
+                    file.write(text)
 
 
 def directory_calls(places: Directories) -> list[Call | Try]:

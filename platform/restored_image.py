@@ -29,8 +29,8 @@ class RestoredImage:
 
     def __init__(self, path: str, clock_continue: bool = False) -> None:
         self.reader = ImageReader(path)
-        #: Descriptors of pages, uncompressed: by `PageRun.image`.
-        self.pages: list[int] = []
+        #: Descriptors of pages, uncompressed: by `PageRun.image`, then as page_places.py says.
+        self.pages: list[list[int]] = []
         self._own: list[int] = []
         self._ghosts: dict[str, BinaryIO] = {}
         self._vdso: VdsoImage | None = None
@@ -74,11 +74,11 @@ class RestoredImage:
         """Make `pages`: decompress where that is needed."""
         for reader in self.reader.chain:
             if reader.compression == "none":
-                self.pages.append(reader.pages_fd)
+                self.pages.append(reader.pages_fds)
                 continue
             fd = os.memfd_create("pages", os.MFD_CLOEXEC)
             self._own.append(fd)
-            self.pages.append(fd)
+            self.pages.append([fd])
             self._decompress(reader, fd, self.bar)
 
     @staticmethod

@@ -26,7 +26,7 @@ from trapline.platform.restore_sharing import Sharing
 from trapline.platform.restore_tree import Tree, kill_all
 from trapline.platform.restore_ttys import Ttys
 from trapline.platform.seccomp import SeccompEngine
-from trapline.platform.seed import Ready
+from trapline.platform.seed import Ready, clear
 from trapline.platform.session import Session
 from trapline.platform.task_limits import set_own
 from trapline.platform.tracee import Tracee
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from trapline.sentry.options import DoOptions
 
 _EXIT_GROUP, _CLOSE, _CLOSE_RANGE, _MUNMAP = 231, 3, 436, 11
-_PRCTL, _PR_SET_DUMPABLE = 157, 4
+_PRCTL, _PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER = 157, 4, 36
 _ALL_BUT_TRAP = pt.U64 & ~(1 << signal.SIGTRAP - 1)
 
 
@@ -74,7 +74,8 @@ class RestoredSession(Session):
     ) -> None:
         self.loaded = loaded
         self._background: BackgroundLoad | None = None
-        self._ready = Ready(0, {}, 0, {}, {})  # what the seed tells
+        self._ready = Ready(0, 0, {}, {})  # what the seed tells
+        self._host_vdso: dict[str, tuple[int, int]] = {}  # where its mappings lie behind the workspace
         self._flags: dict[int, int] = {}  # by which each process was cloned
         self._users: dict[int, int] = {}  # of each address space: processes that have still to be made
         self._listeners: list[Listener] = []
@@ -136,6 +137,7 @@ class RestoredSession(Session):
             self.sandbox.channel.send(b"g")
             await_trap(host)
             pt.set_sigmask(host, _ALL_BUT_TRAP)
+            self._host_vdso = clear(host, self._ready.base)
         except (Gone, OSError) as error:
             raise SetupError(f"the first process cannot be traced: {error}") from None
         root = Injection(host, Workspace(self._ready.base))
@@ -209,7 +211,7 @@ class RestoredSession(Session):
         """Each address space, in one of the processes that have it."""
         ready, image = self._ready, self.loaded.image
         workspace = ready.base, injection.SIZE
-        taken = [workspace, *ready.vdso.values()]
+        taken = [workspace, *self._host_vdso.values()]
         scratch = restore_memory.find_gap(image.spaces.values(), 16 << 20, taken)
         spaces = []
         for record in living:
@@ -220,7 +222,7 @@ class RestoredSession(Session):
             space = image.spaces[record.space]
             later, now = self._later(leader, record.space)
             restored = restore_memory.SpaceRestore(
-                space, now, ready.shared, ready.vdso, workspace, scratch
+                space, now, ready.shared, self._host_vdso, workspace, scratch
             ).with_objects(image.shared)
             leader.run(restored.map())
             if later is not None:
@@ -264,14 +266,16 @@ class RestoredSession(Session):
             engine.add(Tracee(group_host, group_host, record.tgid, state.tasks[record.tgid]))
             leader = threads[0]
         set_own(leader, record.limits)
+        if group.subreaper:
+            leader.run([(_PRCTL, _PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)])
+        restore_tasks.told_from_outside(group_host, record, image.spaces[record.space])
         allowed = os.sched_getaffinity(self.sandbox.init_pid)
         for made, thread in zip(threads, record.threads, strict=True):
             pt.set_sigmask(made.host, _ALL_BUT_TRAP)
             made.run(restore_tasks.thread_calls(thread) + restore_tasks.signal_calls(record, thread))
             restore_tasks.schedule(made.host, thread, allowed)
         dumpable = image.spaces[record.space].dumpable
-        if dumpable < 2:
-            leader.run([(_PRCTL, _PR_SET_DUMPABLE, dumpable, 0, 0, 0)])  # a change of user takes it away
+        leader.run([(_PRCTL, _PR_SET_DUMPABLE, 1, 0, 0, 0)])  # a change of user took it away
         leader.run(restore_tasks.disposition_calls(group.actions))
         listening = isinstance(engine, SeccompEngine)
         flags = restore_tasks.filter_flags(listening, self.launch.killable, len(threads))
@@ -292,6 +296,9 @@ class RestoredSession(Session):
         self._users[record.space] -= 1
         if not self._users[record.space]:
             injection.single(leader.host, at, _MUNMAP, ready.base, injection.SIZE)
+            if dumpable != 1:
+                # 2 can only be had by execution.
+                injection.single(leader.host, at, _PRCTL, _PR_SET_DUMPABLE, 0)
         return tracees
 
     def _die(self, leader: Injection, record: ProcessRecord) -> None:

@@ -17,6 +17,7 @@ import array
 import contextlib
 import ctypes
 import errno
+import itertools
 import os
 import resource
 import signal
@@ -30,10 +31,11 @@ from trapline.platform.guest_memory import PAGE
 from trapline.platform.injection import CODE, Data, Injection, Workspace, single
 from trapline.platform.injection import SIZE as WORKSPACE
 from trapline.platform.memory_areas import HOST_VDSO, PROT_READ, read_maps
-from trapline.platform.page_copy import Writer, after, copy_pages, cut
+from trapline.platform.page_copy import Writer, after, copy_pages, cut_at_blocks
 from trapline.platform.page_scan import PageScan, Range
 from trapline.platform.remote_calls import RemoteCalls
 from trapline.sentry.protocol import Gone
+from trapline.sentry.state import page_places
 from trapline.sentry.state.records import AddressSpace, PageRun
 
 _CLONE, _CLOSE_RANGE, _WAIT4, _MMAP, _MPROTECT = 56, 436, 61, 9, 10
@@ -44,9 +46,8 @@ _MAP_SHARED, _MAP_PRIVATE_ANONYMOUS = 1, 0x22
 _PTRACE_DETACH = 17
 _PIDFD_OPEN, _PIDFD_GETFD = 434, 438
 _VECTOR = struct.Struct("<QQ")
-#: Of one pwritev(2), and of one batch: what is written is summed by others meanwhile.
-PIECE = 4 << 20
-_MOST_RANGES = 512
+#: Blocks that are written by one batch of calls: they are summed by others meanwhile.
+BATCH = 16
 _TRAP = signal.SIGTRAP
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
@@ -86,7 +87,7 @@ class Snapshot:
         if self.pidfd < 0:
             raise Gone(host)
         self._calls: RemoteCalls | None = None
-        self._pages = -1  # the file of pages, as the copy has it open
+        self._pages: list[int] = []  # the files of pages, as the copy has them open
         self._syscall = 0
 
     # -- while the guest stands still
@@ -108,20 +109,20 @@ class Snapshot:
         return found
 
     # -- afterwards, in the sentry's tracing thread
-    def let_go(self, pages: int) -> None:
-        """Give it the file of pages, and let it go, to write its memory itself. Where that cannot be, it stays as it is
-        and is read by the sentry. Gone."""
+    def let_go(self, pages: Sequence[int]) -> None:
+        """Give it the files of pages, and let it go, to write its memory itself. Where that cannot be, it stays as it
+        is and is read by the sentry. Gone."""
         try:
             self._let_go(pages)
         except OSError:
             self._calls = None
 
-    def _let_go(self, pages: int) -> None:
+    def _let_go(self, pages: Sequence[int]) -> None:
         base = single(self.host, self._syscall, _MMAP, 0, WORKSPACE, 7, _MAP_PRIVATE_ANONYMOUS, -1, 0)
         _poke(self.host, base, CODE)
         calls = RemoteCalls()
         try:
-            given = self._give(Injection(self.host, Workspace(base)), [calls.descriptor, pages])
+            given = self._give(Injection(self.host, Workspace(base)), [calls.descriptor, *pages])
             injection = Injection(self.host, Workspace(base))
             (shared, _) = injection.run(
                 [(_MMAP, 0, remote_calls.SIZE, 3, _MAP_SHARED, given[0], 0), (_CLOSE, given[0])]
@@ -137,7 +138,7 @@ class Snapshot:
             calls.close()
             raise
         calls.base, calls.pidfd = shared, self.pidfd
-        self._calls, self._pages = calls, given[1]
+        self._calls, self._pages = calls, given[1:]
 
     def _give(self, injection: Injection, descriptors: list[int]) -> list[int]:
         """Put descriptors into the copy, over a socket pair one end of which the sentry borrows."""
@@ -172,22 +173,29 @@ class Snapshot:
             calls.run([(_MPROTECT, start, end - start, PROT_READ)])
         total = sum(end - start for start, end in ranges)
         offset = writer.allocate(total) if total else 0
-        for pieces, size in cut(ranges, PIECE, _MOST_RANGES):
-            vector = calls.put(0, b"".join([_VECTOR.pack(start, end - start) for start, end in pieces]))
-            (done,) = calls.run([(_PWRITEV, self._pages, vector, len(pieces), offset, 0)])
-            if done != size:
-                self._write_rest(pieces, done, offset, calls)
-            for start, end in pieces:
-                writer.add_run(PageRun(owner, start, end - start, offset))
-                offset += end - start
+        blocks = cut_at_blocks(ranges, offset)
+        while batch := list(itertools.islice(blocks, BATCH)):
+            made, room = [], 0
+            for pieces, _, at in batch:
+                vector = b"".join([_VECTOR.pack(start, end - start) for start, end in pieces])
+                file, place = page_places.place(at, len(self._pages))
+                made.append((_PWRITEV, self._pages[file], calls.put(room, vector), len(pieces), place, 0))
+                room += len(vector)
+            for (pieces, size, at), done in zip(batch, calls.run(made), strict=True):
+                if done != size:
+                    self._write_rest(pieces, done, at, calls)
+                for start, end in pieces:
+                    writer.add_run(PageRun(owner, start, end - start, at))
+                    at += end - start
         return total
 
     def _write_rest(self, pieces: list[Range], done: int, offset: int, calls: RemoteCalls) -> None:
-        """A file system wrote less than it was given: the rest, range by range."""
+        """A file system wrote less of a block than it was given: the rest, range by range."""
+        file, place = page_places.place(offset, len(self._pages))
         for start, end, at in after(pieces, done):
             while start < end:
                 vector = calls.put(0, _VECTOR.pack(start, end - start))
-                (count,) = calls.run([(_PWRITEV, self._pages, vector, 1, offset + at, 0)])
+                (count,) = calls.run([(_PWRITEV, self._pages[file], vector, 1, place + at, 0)])
                 if count <= 0:
                     raise OSError(errno.EIO, "a copy of a guest cannot write its pages")
                 start += count

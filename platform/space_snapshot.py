@@ -11,6 +11,7 @@ from trapline.platform.capture_memory import Collector, capture_space, complete_
 from trapline.platform.page_copy import Writer, copy_pages, private_pages
 from trapline.platform.page_scan import Range, without
 from trapline.platform.snapshot import Snapshot, lost_ranges, reap
+from trapline.platform.task_attributes import Probed
 from trapline.sentry.state.records import AddressSpace
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class SpaceSnapshot:
         owner: str,
         who: str,
         writer: Writer,
-        probed: tuple[int, int] | None = None,
+        probed: Probed | None = None,
         ranges: list[Range] | None = None,
     ) -> SpaceSnapshot:
         """While everybody stands still; `guest`, `at`, `init` as for `Snapshot.take`, `owner` and `writer` as for
@@ -72,7 +73,7 @@ class SpaceSnapshot:
                 complete_space(found.space, guest, collector, who)
                 found._complete = True
             copy_pages(guest, owner, found._lost, writer)
-            found.copy.let_go(writer.pages_fd)
+            found.copy.let_go(writer.pages_fds)
         except BaseException:
             found.copy.close()
             raise

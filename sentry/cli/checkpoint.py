@@ -54,10 +54,12 @@ def _checkpoint(values: dict[str, Any], words: list[str]) -> int:
         "fsync": not values["no_fsync"],
         "timeout": values["timeout"] or 0.0,
     })  # fmt: skip
-    if not values["leave_running"]:
+    if not values["leave_running"] and result["shares"]:
         from trapline.sentry.cli.lifecycle import await_end
 
-        await_end(record, None)  # whoever restores or deletes it next finds it stopped
+        # Whoever restores it next may need a port, or a lock of a file, that processes have until they are gone. Of
+        # others only memory is left to be freed.
+        await_end(record, None)
     for text in result["dropped"]:
         print(f"trapline checkpoint: dropped: {text}", file=sys.stderr)
     for text in result["notes"]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from trapline.sentry.control.records import Record
 
+_BRIEF = 1.0  # seconds for one that is ending by itself
 _PATIENCE = 10.0  # seconds for a sandbox that was killed to be gone, before its sentry is killed
 
 
@@ -178,6 +179,8 @@ def delete(record: Record, force: bool) -> None:
         raise VerbError(f"cannot delete sandbox {record.id} that is {status}: stop it first, or use --force")
     if status != "stopped":
         _end(record)
+    elif record.is_live() and not await_end(record, _PATIENCE):  # after a checkpoint its memory is freed yet
+        raise VerbError(f"cannot delete sandbox {record.id}: its processes are not gone after {_PATIENCE:g} s")
     if not state_dir.remove_stopped(record.directory):
         raise VerbError(f"cannot delete sandbox {record.id}: it is being used")
 
@@ -187,10 +190,11 @@ def _end(record: Record) -> None:
     try:
         ask(record, "kill", signal=int(signal.SIGKILL), all=True)
     except VerbError:
-        pass  # it ends already, or does not serve yet
+        patience = _BRIEF  # it ends already, or does not serve yet
     else:
-        if await_end(record, _PATIENCE):
-            return
+        patience = _PATIENCE
+    if await_end(record, patience):
+        return
     try:
         handle = os.pidfd_open(record.pid)
     except OSError:

@@ -133,10 +133,14 @@ def zsh() -> str:
     verbs = "\n".join([f"    {_zsh_quoted(f'{name}:{text}')}" for name, (_, text) in VERBS.items()])
     cases = []
     for command in commands():
+        if command.name == "completion":
+            continue  # whose word is none of the directory's
         lines = [f"        {_zsh_quoted(line)}" for flag in command.flags for line in _zsh_flag(flag)]
         lines.append("        '--help[Print the help.]'")
         if command.name in WITH_ID:
             lines.append("        '1:id:_trapline_ids'")
+        if command.name == "kill":
+            lines.append("        '2:signal:(HUP INT QUIT KILL USR1 USR2 TERM CONT STOP TSTP)'")
         if command.name in WITH_DIRECTORY:
             lines.append("        '1:directory:_files -/'")
         if command.name in WITH_COMMAND:
@@ -302,6 +306,15 @@ _trapline() {
   verbs=(
 @VERBS@
   )
+  while (( CURRENT > 2 )) && [[ $words[2] == -* ]]; do # global flags
+    local -i taken=1
+    case $words[2] in
+      --root|--log|--log-format|--debug-log|--platform|--network) taken=2 ;;
+    esac
+    (( CURRENT - taken < 2 )) && { _files; return }
+    words[2,taken+1]=()
+    (( CURRENT -= taken ))
+  done
   if (( CURRENT == 2 )); then
     _describe verb verbs
     return
@@ -316,5 +329,10 @@ _trapline() {
   esac
 }
 
-compdef _trapline trapline
+# As a file of fpath this is the function's body when it is first called.
+if [[ $funcstack[1] == _trapline ]]; then
+  _trapline "$@"
+else
+  compdef _trapline trapline
+fi
 """

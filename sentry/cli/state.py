@@ -18,6 +18,11 @@ def _state(values: dict[str, Any], words: list[str]) -> int:
     record = find(values, words[0])
     try:
         status = record.status()
+        if status == "stopped" and record.is_live():
+            from trapline.sentry.cli.lifecycle import await_end
+
+            await_end(record, 1)  # its exit status is about to be written down
+            record = find(values, words[0])
     except RecordError as error:
         raise VerbError(str(error)) from None
     found = {

@@ -109,6 +109,7 @@ class CheckpointResult(msgspec.Struct):
     pause_ms: float = 0.0  # for which no guest ran
     dropped: list[str] = []  # what was left out since it cannot be saved
     notes: list[str] = []  # what came out differently than one may expect
+    shares: bool = False  # of what the sandbox had, others on the host may have need: its network, or directories
 
 
 #: Told how far long work is: (bytes done, bytes in all or 0 where that is not known, what is being done in a word or

@@ -110,6 +110,8 @@ def _check_space(who: str, image: Image, space: AddressSpace, end: int) -> None:
         number(f"{who}: a word of its layout", word, end + 1)
     length(f"{who}: its auxiliary vector", space.auxv, 1024, unit=16)
     number(f"{who}: dumpable", space.dumpable, 3)
+    for word in (space.strict_code, space.merged, space.locked_future, space.core_filter + 1):
+        number(f"{who}: a word of its flags", word, U32)
     name(f"{who}: its program", space.exe)
     if space.exe_ghost:
         known(f"{who}: its program", "the nameless file", space.exe_ghost, image.ghosts)
@@ -262,6 +264,10 @@ def _check_thread(who: str, thread: ThreadRecord, end: int) -> None:
     number(f"{who}: its priority", thread.priority, 100)
     number(f"{who}: its I/O priority", thread.io_priority, 1 << 16)
     number(f"{who}: its timer slack", thread.timer_slack, U64)
+    mode, nodes = thread.memory_policy
+    for word in (thread.personality, thread.machine_checks, thread.time_stamps, mode):
+        number(f"{who}: a word of its attributes", word, U32)
+    number(f"{who}: its memory nodes", nodes, U64)
     number(f"{who}: its CPU time", thread.cpu, 1 << 63)
     number(f"{who}: its user time", thread.user, 1 << 63)
     number(f"{who}: whom it holds for", thread.holds_for, MOST_PIDS + 1)

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from trapline.sentry.kernel.state import KernelState
-from trapline.sentry.state import codec, image_names, manifest, pages_meta, schema
+from trapline.sentry.state import codec, image_names, manifest, page_places, pages_meta, schema
 from trapline.sentry.state.manifest import Manifest
 from trapline.sentry.state.pages_meta import BLOCK, PAGE, PagesMeta
 from trapline.sentry.state.records import Image, PageRun
@@ -38,7 +38,8 @@ class ImageReader:
         self.manifest = Manifest()
         #: This image, its parent, the parent's of that, ...: `PageRun.image` is an index of it.
         self.chain: list[ImageReader] = [self]
-        self.pages_fd = -1
+        #: Of its pages, uncompressed or not (page_places.py).
+        self.pages_fds: list[int] = []
         self._directory = -1
         self._meta = PagesMeta(0, [], [], [], "none")
         self._local: Any = None
@@ -84,10 +85,11 @@ class ImageReader:
         """This image and its parents. Twice is once."""
         for parent in self.chain[1:2]:
             parent.close()
-        for fd in (self.pages_fd, self._directory):
-            if fd >= 0:
-                os.close(fd)
-        self.pages_fd = self._directory = -1
+        for fd in self.pages_fds:
+            os.close(fd)
+        if self._directory >= 0:
+            os.close(self._directory)
+        self.pages_fds, self._directory = [], -1
 
     def _wrong(self, name: str, what: str) -> UnusableImage:
         return UnusableImage(f"{os.path.join(self.path, name)}: {what}")
@@ -128,7 +130,7 @@ class ImageReader:
         for field in manifest.NUMBERS:
             if not 0 <= getattr(found, field) < 1 << 63:
                 raise self._wrong(name, f"{field} is out of range")
-        for needed in (manifest.KERNEL, manifest.GUESTS, manifest.META, manifest.PAGES[found.compression]):
+        for needed in (manifest.KERNEL, manifest.GUESTS, manifest.META, manifest.PAGES[found.compression][0]):
             if needed not in found.files:
                 raise self._wrong(name, f"it does not name {needed}")
         for file, facts in found.files.items():
@@ -161,11 +163,11 @@ class ImageReader:
     def _check_files(self) -> None:
         pages = manifest.PAGES[self.manifest.compression]
         for name in self.manifest.files:
-            fd = self._open_checked(name)
-            if name == pages:
-                self.pages_fd = fd
-            else:
-                os.close(fd)
+            if name not in pages:
+                os.close(self._open_checked(name))
+        for name in pages:
+            if name in self.manifest.files:
+                self.pages_fds.append(self._open_checked(name))
 
     def _open_parent(self, children: list[ImageReader]) -> None:
         parent = self.manifest.parent
@@ -184,17 +186,22 @@ class ImageReader:
 
     def _check_pages(self) -> None:
         """That runs and frames lie within the files. codec.Malformed."""
-        meta, stored = self._meta, self.manifest.files[manifest.PAGES[self.manifest.compression]].size
+        meta, names = self._meta, manifest.PAGES[self.manifest.compression]
+        sizes = [self.manifest.files[name].size for name in names if name in self.manifest.files]
         if meta.compression != self.manifest.compression:
             raise codec.Malformed(f"its compression is {meta.compression}, and the manifest's another")
-        if meta.compression == "none" and stored != meta.size:
-            raise codec.Malformed(f"it is of {meta.size} bytes of pages, and there are {stored}")
+        if meta.files != len(sizes):
+            raise codec.Malformed(f"it is of {meta.files} files of pages, and the manifest of {len(sizes)}")
+        if meta.compression == "none" and sizes != [
+            page_places.size_of(meta.size, meta.files, file) for file in range(meta.files)
+        ]:
+            raise codec.Malformed(f"it is of {meta.size} bytes of pages, and there are {sum(sizes)}")
         frames = meta.frames
-        if any(o + n > stored or n > _LONGEST_FRAME for o, n in zip(frames[::2], frames[1::2], strict=True)):
+        if any(o + n > sizes[0] or n > _LONGEST_FRAME for o, n in zip(frames[::2], frames[1::2], strict=True)):
             raise codec.Malformed("a block is not within the file of pages")
-        sizes = [image._meta.size for image in self.chain]
+        pages = [image._meta.size for image in self.chain]
         for run in meta.runs:
-            if run.image >= len(sizes) or run.offset + run.size > sizes[run.image]:
+            if run.image >= len(pages) or run.offset + run.size > pages[run.image]:
                 raise codec.Malformed(f"the pages at {run.start:#x} of {run.owner} are not within any file of pages")
 
     # -- records and files
@@ -258,7 +265,7 @@ class ImageReader:
         """That every file but pages has its checksum."""
         pages = manifest.PAGES[self.manifest.compression]
         for name in self.manifest.files:
-            if name != pages:
+            if name not in pages:
                 self.open(name).close()
 
     # -- pages
@@ -291,18 +298,27 @@ class ImageReader:
 
     def read_block(self, block: int) -> bytes:
         """A block of this image's own pages, uncompressed and checked. Several threads may do so at once."""
-        name = manifest.PAGES[self.manifest.compression]
         try:
-            data = self._frame(block) if self._meta.frames else self._piece(block * BLOCK, self._meta.length(block))
+            size = self._meta.length(block)
+            data = self._frame(block) if self._meta.frames else self._piece(*self._place(block), size)
         except OSError as error:
-            raise self._wrong(name, error.strerror or str(error)) from None
+            raise self.bad_block(block, f"cannot be read: {error.strerror or error}") from None
         if not self.verify(block, data):
-            raise self._wrong(name, f"block {block}, from {block * BLOCK:#x} on, is damaged")
+            raise self.bad_block(block, "is damaged")
         return data
 
-    def _piece(self, offset: int, size: int) -> bytes:
+    def _place(self, block: int) -> tuple[int, int]:
+        """Its file, of `pages_fds`, and the offset in it; uncompressed."""
+        return page_places.place(block * BLOCK, len(self.pages_fds))
+
+    def bad_block(self, block: int, what: str) -> UnusableImage:
+        """What to raise for a block of this image's own pages."""
+        file, at = self._place(block)
+        return self._wrong(manifest.PAGES[self.manifest.compression][file], f"block {block}, from {at:#x} on, {what}")
+
+    def _piece(self, file: int, offset: int, size: int) -> bytes:
         parts = []
-        while size and (part := os.pread(self.pages_fd, size, offset)):
+        while size and (part := os.pread(self.pages_fds[file], size, offset)):
             parts.append(part)
             offset += len(part)
             size -= len(part)
@@ -312,7 +328,7 @@ class ImageReader:
         """A block, uncompressed; b"" where that cannot be done."""
         import zstandard
 
-        data = self._piece(*self._meta.frames[2 * block : 2 * block + 2])
+        data = self._piece(0, *self._meta.frames[2 * block : 2 * block + 2])
         try:
             # What a frame says of its content's size is believed, and so much memory allocated, before it is read.
             if zstandard.get_frame_parameters(data).content_size != self._meta.length(block):

@@ -92,9 +92,10 @@ class ImageWriter:
         return self._pages
 
     @property
-    def pages_fd(self) -> int:
-        """pages.img, for reading and writing; with compression a file without a name in its place."""
-        return self._file.fd
+    def pages_fds(self) -> list[int]:
+        """pages.img and pages.1.img, for reading and writing as page_places.py says which; with compression one file
+        without a name in their place."""
+        return self._file.fds
 
     @property
     def parent_checksum(self) -> str:
@@ -111,10 +112,10 @@ class ImageWriter:
         if self._pages is None:
             return 0, 0
         total = self._pages.size
-        return min(os.fstat(self._pages.fd).st_blocks * 512, total), total
+        return min(self._pages.progress(), total), total
 
     def allocate(self, size: int) -> int:
-        """The next free offset in pages.img for so many bytes, page aligned; from 256 KiB on aligned to that."""
+        """The next free offset among the pages for so many bytes, page aligned; from 256 KiB on aligned to that."""
         return self._file.allocate(size)
 
     def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
@@ -123,14 +124,14 @@ class ImageWriter:
         try:
             self._file.write(offset, data)
         except OSError as error:
-            raise self._because(error, manifest.PAGES[self._compression]) from None
+            raise self._because(error, manifest.PAGES[self._compression][0]) from None
 
     def add_run(self, run: PageRun) -> None:
-        """These pages have been written, by `write` or into `pages_fd`, each once. CannotWrite."""
+        """These pages have been written, by `write` or into `pages_fds`, each once. CannotWrite."""
         try:
             self._file.written(run.offset, run.size)
         except OSError as error:
-            raise self._because(error, manifest.PAGES[self._compression]) from None
+            raise self._because(error, manifest.PAGES[self._compression][0]) from None
         self._runs.append(run)
 
     def add_inherited(self, owner: str, start: int, size: int, of: str = "", at: int = -1) -> None:
@@ -188,9 +189,10 @@ class ImageWriter:
         pages.finish()
         if self._fsync:
             pages.sync()
-        meta = PagesMeta(pages.size, self._runs, pages.sums, pages.frames, self._compression)
+        stored = pages.stored()
+        meta = PagesMeta(pages.size, _joined(self._runs), pages.sums, pages.frames, self._compression, len(stored))
         self._put(manifest.META, pages_meta.encode(meta))
-        self._files[manifest.PAGES[self._compression]] = File(pages.stored())
+        self._files |= {name: File(size) for name, size in stored.items()}
         manifest.complete(facts)
         facts.compression = self._compression
         facts.parent = None
@@ -234,7 +236,7 @@ class ImageWriter:
         for name in self._files:
             parts = name.split("/")[:-1]
             folders |= {"/".join(parts[:depth]) for depth in range(1, len(parts) + 1)}
-        own = (manifest.KERNEL, manifest.GUESTS, manifest.META, manifest.PAGES[self._compression])
+        own = (manifest.KERNEL, manifest.GUESTS, manifest.META, *manifest.PAGES[self._compression])
         for name in [n for n in self._files if n not in own] + sorted(folders):
             fd = image_names.open_in(self._partial.fd, name, os.O_RDONLY)
             try:
@@ -253,6 +255,22 @@ class ImageWriter:
         if self._parent is not None and self._own_parent:
             self._parent.close()
         self._parent = self._inherited = None
+
+
+def _joined(runs: list[PageRun]) -> list[PageRun]:
+    """Those that follow one another in memory and among the pages, as they came, as one."""
+    found: list[PageRun] = []
+    for run in runs:
+        last = found[-1] if found else None
+        if (
+            last is not None
+            and (run.owner, run.image) == (last.owner, last.image)
+            and (run.start, run.offset) == (last.start + last.size, last.offset + last.size)
+        ):
+            found[-1] = PageRun(last.owner, last.start, last.size + run.size, last.offset, last.image)
+        else:
+            found.append(run)
+    return found
 
 
 class _RawFile(io.FileIO):

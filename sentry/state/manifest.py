@@ -16,8 +16,8 @@ NAME = "manifest.json"
 KERNEL = "kernel.msgpack"
 GUESTS = "guests.msgpack"
 META = "pages_meta.img"
-#: Compression: the name of the file with pages.
-PAGES = {"none": "pages.img", "zstd": "pages.img.zst"}
+#: Compression: the names of the files with pages (page_places.py). Images made before 2026-11-28 have the first alone.
+PAGES = {"none": ("pages.img", "pages.1.img"), "zstd": ("pages.img.zst",)}
 #: Fields that are numbers of 63 bits.
 NUMBERS = (
     "checkpoint_count", "processes", "threads", "realtime", "monotonic", "boottime", "xsave_size", "created",

@@ -1,13 +1,14 @@
-"""pages.img while it is written: room in it, the checksum of each block, compression.
+"""pages.img and pages.1.img while they are written: room in them, the checksum of each block, compression.
 
 Whoever copies memory does it in one of two ways:
 
 - `write`: whole blocks are summed (and compressed) in the calling thread while they are in the CPU's cache, which is
   almost free (65 GB/s, against 8 when they are read back). Several threads may call it at once.
-- by its own means into `fd`. Worker threads then read back each block once all of it is told by `written`: by pread(2)
-  and not through a mapping, where an error of the disk would be SIGBUS and the end of the sandbox.
+- by its own means into `fds`, as page_places.py says which. Worker threads then read back each block once all of it is
+  told by `written`: by pread(2) and not through a mapping, where an error of the disk would be SIGBUS and the end of
+  the sandbox.
 
-With compression `fd` is a file without a name, for what does not come as whole blocks.
+With compression there is one of `fds`, without a name, for what does not come as whole blocks.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import os
 from array import array
 from collections.abc import Callable
 
+from trapline.sentry.state import page_places
 from trapline.sentry.state.manifest import PAGES
 from trapline.sentry.state.pages_meta import BLOCK, PAGE, blocks_of
 
@@ -26,12 +28,12 @@ _LEVEL = 1
 
 
 class PageFile:
-    """pages.img, or pages.img.zst, in a directory. OSError from everything that writes."""
+    """pages.img and pages.1.img, or pages.img.zst, in a directory. OSError from everything that writes."""
 
     def __init__(self, directory: int, compression: str, direct: bool, workers: int = 2) -> None:
         import threading
 
-        self.fd = -1
+        self.fds: list[int] = []
         self.size = 0  # of what was allocated
         self.sums = array("Q")
         self.frames = array("Q")
@@ -39,11 +41,13 @@ class PageFile:
         self._directory = directory
         self._compression = compression
         self._workers = workers
-        self._reader = -1
+        self._readers: list[int] = []
         self._packed = -1
         self._packed_end = 0
         self._local = threading.local()
         self._lock = threading.Lock()
+        #: For each of `fds`, whoever writes into it: two that wait for the host's lock spin.
+        self._writing: list[threading.Lock] = []
         self._have = array("I")  # bytes of each block that `written` told of
         self._done = bytearray()  # 1: summed
         self._threads: list[threading.Thread] = []
@@ -57,25 +61,28 @@ class PageFile:
             raise
 
     def _open(self, direct: bool) -> None:
-        name = PAGES[self._compression]
+        from threading import Lock
+
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         if self._compression == "none":
-            self.fd = os.open(name, flags, 0o600, dir_fd=self._directory)
+            for name in PAGES["none"]:
+                self.fds.append(os.open(name, flags, 0o600, dir_fd=self._directory))
+                if direct:
+                    self._begin_direct(self.fds[-1])
+                    self._readers.append(os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._directory))
+        else:
             if direct:
-                self._begin_direct()
-                self._reader = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._directory)
-            return
-        if direct:
-            self.note = "compressed pages are not written directly: their frames do not end at pages"
-        self._packed = os.open(name, flags, 0o600, dir_fd=self._directory)
-        self.fd = os.open("pages.scratch", flags, 0o600, dir_fd=self._directory)
-        os.unlink("pages.scratch", dir_fd=self._directory)
+                self.note = "compressed pages are not written directly: their frames do not end at pages"
+            self._packed = os.open(PAGES[self._compression][0], flags, 0o600, dir_fd=self._directory)
+            self.fds.append(os.open("pages.scratch", flags, 0o600, dir_fd=self._directory))
+            os.unlink("pages.scratch", dir_fd=self._directory)
+        self._writing = [Lock() for _ in self.fds]
 
-    def _begin_direct(self) -> None:
+    def _begin_direct(self, fd: int) -> None:
         from fcntl import F_GETFL, F_SETFL, fcntl
 
         try:
-            fcntl(self.fd, F_SETFL, fcntl(self.fd, F_GETFL) | os.O_DIRECT)
+            fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | os.O_DIRECT)
         except OSError as error:
             self.note = f"pages are written through the page cache: this file system has no O_DIRECT ({error.strerror})"
 
@@ -114,32 +121,39 @@ class PageFile:
 
     def _write_at(self, offset: int, data: memoryview) -> None:
         done = 0
+        for file, at, size in page_places.pieces(offset, len(data), len(self.fds)):
+            with self._writing[file]:
+                self._write_piece(self.fds[file], at, data[done : done + size])
+            done += size
+
+    def _write_piece(self, fd: int, at: int, data: memoryview) -> None:
+        done = 0
         while done < len(data):
             try:
-                done += os.pwrite(self.fd, data[done:], offset + done)
+                done += os.pwrite(fd, data[done:], at + done)
             except OSError as error:
                 from errno import EINVAL
 
-                if error.errno != EINVAL or not self._end_direct():
+                if error.errno != EINVAL or not self._end_direct(fd):
                     raise
 
-    def _end_direct(self) -> bool:
+    def _end_direct(self, fd: int) -> bool:
         """Write through the page cache from now on; False where that was done already."""
         from fcntl import F_GETFL, F_SETFL, fcntl
 
-        flags = fcntl(self.fd, F_GETFL)
+        flags = fcntl(fd, F_GETFL)
         if not flags & os.O_DIRECT:
             return False
-        fcntl(self.fd, F_SETFL, flags & ~os.O_DIRECT)
+        fcntl(fd, F_SETFL, flags & ~os.O_DIRECT)
         self.note = "some pages were written through the page cache: direct writing needs other alignment here"
         return True
 
     def written(self, offset: int, size: int) -> None:
-        """All of this stands in the file now, by `write` or otherwise. Once for each byte."""
+        """All of this stands in the files now, by `write` or otherwise. Once for each byte."""
         self._raise_error()
         end = offset + size
         if offset % PAGE or size % PAGE or size <= 0 or end > self.size:
-            raise ValueError(f"no such room in pages.img: {size} bytes at {offset}")
+            raise ValueError(f"no such room among the pages: {size} bytes at {offset}")
         first, last = blocks_of(offset), end // BLOCK
         if first > last:  # within one block
             self._count(last, size)
@@ -219,15 +233,9 @@ class PageFile:
 
     def _read(self, block: int, buffer: bytearray) -> memoryview:
         """A block as it stands in the file; what nobody wrote is zero."""
-        fd = self._reader if self._reader >= 0 else self.fd
         view = memoryview(buffer)[: min(BLOCK, self.size - block * BLOCK)]
-        done = 0
-        while done < len(view):
-            count = os.preadv(fd, [view[done:]], block * BLOCK + done)
-            if not count:
-                view[done:] = bytes(len(view) - done)
-                break
-            done += count
+        done = page_places.read(self._readers or self.fds, block * BLOCK, view)
+        view[done:] = bytes(len(view) - done)
         return view
 
     def _raise_error(self) -> None:
@@ -237,19 +245,28 @@ class PageFile:
     # -- the end
 
     def finish(self) -> None:
-        """Sum what is not yet, and give the file its size. Nothing is written any more."""
+        """Sum what is not yet, and give each file its size. Nothing is written any more."""
         self._queue(0, len(self._done))
         self._stop()
         self._raise_error()
         if self._packed < 0:
-            os.ftruncate(self.fd, self.size)
+            for file, fd in enumerate(self.fds):
+                os.ftruncate(fd, page_places.size_of(self.size, len(self.fds), file))
 
-    def stored(self) -> int:
-        """Bytes of the file."""
-        return self._packed_end if self._packed >= 0 else self.size
+    def stored(self) -> dict[str, int]:
+        """The files by their names, and the bytes of each."""
+        names, count = PAGES[self._compression], len(self.fds)
+        if self._packed >= 0:
+            return {names[0]: self._packed_end}
+        return {name: page_places.size_of(self.size, count, file) for file, name in enumerate(names)}
+
+    def progress(self) -> int:
+        """Bytes that have been written, about."""
+        return sum(os.fstat(fd).st_blocks * 512 for fd in self.fds)
 
     def sync(self) -> None:
-        os.fsync(self._packed if self._packed >= 0 else self.fd)
+        for fd in [self._packed] if self._packed >= 0 else self.fds:
+            os.fsync(fd)
 
     def _stop(self) -> None:
         for _ in self._threads:
@@ -265,7 +282,8 @@ class PageFile:
         if self._threads and self._error is None:
             self._error = OSError("the save was given up")
         self._stop()
-        for fd in (self.fd, self._reader, self._packed):
-            if fd >= 0:
-                os.close(fd)
-        self.fd = self._reader = self._packed = -1
+        for fd in (*self.fds, *self._readers):
+            os.close(fd)
+        if self._packed >= 0:
+            os.close(self._packed)
+        self.fds, self._readers, self._packed = [], [], -1

@@ -1,4 +1,4 @@
-"""pages_meta.img: which memory lies where in pages.img, and a checksum for each 256 KiB of it.
+"""pages_meta.img: which memory lies where in pages.img and pages.1.img, and a checksum for each 256 KiB of it.
 
 All numbers are little-endian. A header (`_HEAD`), then tables one after the other, each a multiple of 8 bytes:
 
@@ -21,9 +21,13 @@ from trapline.sentry.state.records import PageRun
 BLOCK = 256 << 10
 PAGE = 4096
 MAGIC = b"TRAPPAGE"
-VERSION = 1
-#: magic, version, page size, block size, compression, bytes of pages, owners, runs, blocks
-_HEAD = struct.Struct("<8sIIIIQQQQ")
+VERSION = 2
+_BEGIN = struct.Struct("<8sI")
+#: By version: magic, version, page size, block size, compression, bytes of pages, owners, runs, blocks; from 2 on files
+#: that the pages are in, of which there was one before.
+_HEADS = {1: struct.Struct("<8sIIIIQQQQ"), 2: struct.Struct("<8sIIIIQQQQQ")}
+_HEAD = _HEADS[VERSION]
+_MOST_FILES = 2
 _RUN = struct.Struct("<5Q")
 _COMPRESSIONS = ("none", "zstd")
 #: No address and no offset is beyond: what is added to one such number stays in 64 bits.
@@ -33,16 +37,23 @@ _BEYOND = 1 << 62
 class PagesMeta:
     """What stands in it. `frames`: offset and length of each block's frame by turns; empty without compression."""
 
-    __slots__ = ("compression", "frames", "runs", "size", "sums")
+    __slots__ = ("compression", "files", "frames", "runs", "size", "sums")
 
     def __init__(
-        self, size: int, runs: Sequence[PageRun], sums: Sequence[int], frames: Sequence[int], compression: str
+        self,
+        size: int,
+        runs: Sequence[PageRun],
+        sums: Sequence[int],
+        frames: Sequence[int],
+        compression: str,
+        files: int = 1,
     ) -> None:
         self.size = size  # of all pages, uncompressed
         self.runs = runs
         self.sums = sums
         self.frames = frames
         self.compression = compression
+        self.files = files  # that the pages are in (page_places.py)
 
     @property
     def blocks(self) -> int:
@@ -67,7 +78,7 @@ def encode(meta: PagesMeta) -> bytes:
         owners[owner] = index
     head = _HEAD.pack(
         MAGIC, VERSION, PAGE, BLOCK, _COMPRESSIONS.index(meta.compression), meta.size, len(owners), len(meta.runs),
-        meta.blocks,
+        meta.blocks, meta.files,
     )  # fmt: skip
     parts = [head]
     for owner in owners:
@@ -84,18 +95,25 @@ def decode(data: bytes) -> PagesMeta:
     """What stands in the file, each number within its bounds as far as they are known here. Malformed."""
     import xxhash
 
-    if len(data) < _HEAD.size + 8 or data[:8] != MAGIC:
+    if len(data) < _HEADS[1].size + 8 or data[:8] != MAGIC:
         raise Malformed("it does not begin as such a file")
-    _, version, page, block, compression, size, owner_count, run_count, block_count = _HEAD.unpack_from(data)
-    if version != VERSION:
-        raise Malformed(f"it is of version {version}, and this trapline reads version {VERSION}")
+    _, version = _BEGIN.unpack_from(data)
+    head = _HEADS.get(version)
+    if head is None:
+        raise Malformed(f"it is of version {version}, and this trapline reads up to version {VERSION}")
+    if len(data) < head.size + 8:
+        raise Malformed("it does not begin as such a file")
+    _, _, page, block, compression, size, owner_count, run_count, block_count, *rest = head.unpack_from(data)
+    files = rest[0] if rest else 1
     if struct.unpack_from("<Q", data, len(data) - 8)[0] != xxhash.xxh3_64_intdigest(memoryview(data)[:-8]):
         raise Malformed("its checksum is wrong: it was damaged")
     if page != PAGE or block != BLOCK or compression >= len(_COMPRESSIONS):
         raise Malformed(f"pages of {page} in blocks of {block}, compression {compression}: there is no such thing")
     if size % PAGE or size >= _BEYOND or block_count != blocks_of(size):
         raise Malformed(f"{block_count} blocks do not make {size} bytes of pages")
-    owners, at = _owners(data, owner_count)
+    if not 1 <= files <= (1 if compression else _MOST_FILES):
+        raise Malformed(f"its pages cannot be in {files} files")
+    owners, at = _owners(data, owner_count, head.size)
     end = len(data) - 8
     frame_count = block_count if compression else 0
     if at + run_count * _RUN.size + block_count * 8 + frame_count * 16 != end:
@@ -108,13 +126,13 @@ def decode(data: bytes) -> PagesMeta:
         array("Q", data[runs_end:sums_end]),
         array("Q", data[sums_end:end]),
         _COMPRESSIONS[compression],
+        files,
     )
 
 
-def _owners(data: bytes, count: int) -> tuple[list[str], int]:
-    """The table of owners, and where the next one begins. Malformed."""
+def _owners(data: bytes, count: int, at: int) -> tuple[list[str], int]:
+    """The table of owners, which begins at `at`, and where the next one begins. Malformed."""
     owners = []
-    at = _HEAD.size
     for _ in range(min(count, len(data) // 8 + 1)):
         (length,) = struct.unpack_from("<Q", data, at) if at + 8 <= len(data) else (len(data),)
         at += 8

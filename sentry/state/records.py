@@ -50,6 +50,10 @@ class AddressSpace(msgspec.Struct):
     exe_ghost: str = ""  # key, where it has no name any more
     dumpable: int = 1
     thp_disabled: bool = False  # PR_SET_THP_DISABLE
+    strict_code: int = 0  # PR_SET_MDWE
+    merged: int = 0  # PR_SET_MEMORY_MERGE
+    locked_future: int = 0  # flags of mlockall(2)
+    core_filter: int = -1  # /proc/PID/coredump_filter; -1: the host's
 
 
 class SharedObject(msgspec.Struct):
@@ -106,6 +110,10 @@ class ThreadRecord(msgspec.Struct):
     user: int = 0  # of it in user mode
     #: siginfo_t of signals that the host holds for it since its mask blocks them (a signalfd looks there).
     queued: list[bytes] = []
+    personality: int = 0  # personality(2)
+    machine_checks: int = 2  # PR_MCE_KILL_GET
+    time_stamps: int = 1  # PR_GET_TSC
+    memory_policy: tuple[int, int] = (0, 0)  # mode and nodes of set_mempolicy(2)
     filters: list[bytes] = []  # seccomp programs of its own, the first installed first
 
 

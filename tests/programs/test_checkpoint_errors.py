@@ -23,7 +23,7 @@ _DRIVER = str(Path(__file__).with_name("killed_at.py"))
 #: A file of each kind, and what makes an image one, for `make test`.
 SAVE_CALLS = (
     "partial:Partial.__init__/mkdir",
-    "page_file:PageFile._write_at/pwrite",
+    "page_file:PageFile._write_piece/pwrite",
     "image_names:open_in/open",
     "image_writer:ImageWriter._write/write",
     "image_writer:ImageWriter._write/fsync",
@@ -34,7 +34,7 @@ RESTORE_CALLS = (
     "state_dir:create/mkdir",
     "restore_own_files:_Filler._copy/pwrite",
     "restore_paths:_make_ghost/ftruncate",
-    "page_fill:PageFill._read/preadv",
+    "page_places:read/preadv",
 )
 
 

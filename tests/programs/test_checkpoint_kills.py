@@ -59,7 +59,7 @@ RESTORE_PHASES = (
     "fork:mounts:_overlay",
     "fork:restore_files:open_pool",  # the seed
     "restore_tree:make_child",
-    "page_fill:PageFill._read/preadv",
+    "page_places:read/preadv",
     "restore_tasks:become_guest",
     "restored_session:RestoredSession._set_going",
 )

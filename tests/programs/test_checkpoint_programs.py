@@ -207,7 +207,7 @@ for k, (a, b) in enumerate(pipes):
     if k != count: os.close(a)
     if k: os.close(b)
 out, into = os.fdopen(pipes[0][1], "wb", 0), os.fdopen(pipes[count][0], "rb")
-for i in range(25):
+for i in range(80):
     out.write(b"%d\n" % i * 3)
     print([into.readline() for _ in range(3)], flush=True)
     if i in (5, 15): print("at", i, flush=True)
@@ -223,7 +223,7 @@ def test_200_processes(boxes: Boxes, form: str) -> None:
 
 THREADS = r"""
 import threading, time
-count, rounds = 200, 10
+count, rounds = 200, 30
 barrier = threading.Barrier(count + 1)
 cells, lock = [0] * count, threading.Lock()
 names = set()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import mmap
+import os
 import random
 from pathlib import Path
 
 from trapline.sentry.kernel.state import KernelState, SigInfo, Task, ThreadGroup, TimerSetting
 from trapline.sentry.state.image_writer import ImageWriter
 from trapline.sentry.state.manifest import Manifest
+from trapline.sentry.state.page_places import pieces
 from trapline.sentry.state.pages_meta import BLOCK
 from trapline.sentry.state.records import (
     AddressSpace,
@@ -63,6 +66,16 @@ def image() -> Image:
 
 def memory(size: int = SIZE, seed: int = 1) -> bytes:
     return random.Random(seed).randbytes(size)
+
+
+def put(writer: ImageWriter, offset: int, data: bytes | mmap.mmap) -> None:
+    """Pages into the image's files, past the writer."""
+    done = 0
+    with memoryview(data) as view:
+        for file, at, size in pieces(offset, len(view), len(writer.pages_fds)):
+            with view[done : done + size] as piece:
+                assert os.pwrite(writer.pages_fds[file], piece, at) == size
+            done += size
 
 
 def make(target: Path, compression: str = "none", parent: Path | None = None) -> None:

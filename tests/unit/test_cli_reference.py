@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import os
+import pty
+import re
+import select
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -113,12 +118,76 @@ def test_scripts_are_good_shell(shell: str, tmp_path: Path, capsys: pytest.Captu
     script.write_text(capsys.readouterr().out)
     for verb in VERBS:
         assert verb in script.read_text()
-    import shutil
-
     if shutil.which(shell) is None:
         pytest.skip(f"{shell} is not installed")
     done = subprocess.run([shell, "-n", str(script)], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not shutil.which("zsh"), reason="zsh is not installed")
+@pytest.mark.parametrize("way", ["of fpath", "sourced"])
+@pytest.mark.parametrize(
+    ("typed", "becomes"),
+    [
+        ("trapline che", "trapline checkpoint "),
+        ("trapline --root /x stat", "trapline --root /x state"),
+        ("trapline kill --pg", "trapline kill --pgid="),
+        ("trapline do --platform=se", "trapline do --platform=seccomp "),
+        ("trapline completion f", "trapline completion fish "),
+        ("trapline help dele", "trapline help delete "),
+        ("trapline kill b", "trapline kill box "),
+        ("trapline kill box QU", "trapline kill box QUIT "),
+    ],
+)
+def test_zsh(way: str, typed: str, becomes: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """At a prompt, with the first Tab."""
+    assert main(["completion", "zsh"]) == 0
+    (tmp_path / "_trapline").write_text(capsys.readouterr().out)
+    program = tmp_path / "bin" / "trapline"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\n[ \"$*\" = 'list --quiet' ] && printf 'box\\nother\\n'\n")
+    program.chmod(0o755)
+    source = "source _trapline; " if way == "sourced" else ""
+    (tmp_path / ".zshrc").write_text(
+        f"fpath=({tmp_path} $fpath); autoload -Uz compinit; compinit -u -D; {source}"
+        "show() { print -r -- \"<$BUFFER>\"; BUFFER=; exit }; zle -N show; bindkey '^X' show; print ready; PS1=\n"
+    )
+    pid, terminal = pty.fork()
+    if not pid:
+        environment = {"PATH": f"{program.parent}:{os.environ['PATH']}", "ZDOTDIR": str(tmp_path), "TERM": "dumb"}
+        os.chdir(tmp_path)
+        os.execvpe("zsh", ["zsh", "-i", "-d"], environment)
+    shown = ""
+
+    def until(pattern: str) -> None:
+        nonlocal shown
+        while not re.search(pattern, shown):
+            assert select.select([terminal], [], [], 20)[0], shown
+            shown += os.read(terminal, 4096).decode()
+
+    try:
+        until("ready")
+        os.write(terminal, typed.encode() + b"\t\x18")
+        until("<.*>")
+    finally:
+        os.close(terminal)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    found = re.search(r"<(.*)>", shown)
+    assert found is not None and found[1].rstrip() == becomes.rstrip()
+
+
+@pytest.mark.skipif(not shutil.which("fish"), reason="fish is not installed")
+def test_fish(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", "fish"]) == 0
+    script = tmp_path / "trapline.fish"
+    script.write_text(capsys.readouterr().out)
+    for typed, expected in (("che", "checkpoint"), ("do --platf", "--platform"), ("checkpoint --compression z", "zstd")):
+        done = subprocess.run(
+            ["fish", "-c", f"source {script}; complete -C 'trapline {typed}'"], capture_output=True, text=True, check=True,
+            env={**os.environ, "HOME": str(tmp_path)},
+        )  # fmt: skip
+        assert [line.partition("\t")[0] for line in done.stdout.splitlines()] == [expected]
 
 
 def test_mistakes(capsys: pytest.CaptureFixture[str]) -> None:

@@ -492,7 +492,7 @@ def test_a_checkpoint_tells_how_far_it_is() -> None:
         result = await trio.to_thread.run_sync(ask)
         assert control.asked == [CheckpointSpec("/i", leave_running=True, timeout=2.5)]
         assert result == {
-            "number": 1, "image_path": "/i", "size": 4096, "seconds": 0.5, "pause_ms": 12.5, "dropped": ["a socket"],
+            "number": 1, "image_path": "/i", "size": 4096, "seconds": 0.5, "pause_ms": 12.5, "dropped": ["a socket"], "shares": False,
             "notes": [],
         }  # fmt: skip
         # Of a thousand only the first, the last, and what there was time for; a new phase at once.

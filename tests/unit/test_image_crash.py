@@ -16,9 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from image_samples import MEMORY, SIZE, image, kernel, make, memory
+from image_samples import MEMORY, SIZE, image, kernel, make, memory, put
 
-from trapline.sentry.state import image_check, page_file
+from trapline.sentry.state import image_check, page_places
 from trapline.sentry.state.image_reader import ImageReader
 from trapline.sentry.state.image_writer import CannotWrite, ImageWriter
 from trapline.sentry.state.manifest import Manifest
@@ -67,7 +67,7 @@ def test_pages_that_somebody_else_writes(tmp_path: Path, limited: None) -> None:
             offset = writer.allocate(1 << 19)
             # Into the scratch file, which is short enough; its frames together are not.
             if number < 2:
-                os.pwrite(writer.pages_fd, memory(1 << 19), offset)
+                put(writer, offset, memory(1 << 19))
         with pytest.raises(CannotWrite, match="File too large"):
             for number in range(8):
                 writer.write(number << 19, memory(1 << 19, number))
@@ -254,7 +254,7 @@ with ImageWriter({str(tmp_path / "image")!r}):
 def test_an_exception_of_whoever_saves(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), ImageWriter(str(tmp_path / "image")) as writer:
         offset = writer.allocate(SIZE)
-        os.pwrite(writer.pages_fd, memory(), offset)
+        put(writer, offset, memory())
         writer.add_run(PageRun("s1", MEMORY, SIZE, offset))
         raise KeyboardInterrupt
     assert os.listdir(tmp_path) == []
@@ -264,10 +264,10 @@ def test_a_disk_that_cannot_be_read_back(tmp_path: Path, monkeypatch: pytest.Mon
     def broken(*_: object) -> int:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(page_file.os, "preadv", broken)
+    monkeypatch.setattr(page_places.os, "preadv", broken)
     with ImageWriter(str(tmp_path / "image")) as writer:
         offset = writer.allocate(SIZE)
-        os.pwrite(writer.pages_fd, memory(), offset)
+        put(writer, offset, memory())
         writer.add_run(PageRun("s1", MEMORY, SIZE, offset))
         with pytest.raises(CannotWrite, match="Input/output error"):
             writer.commit(kernel(), image(), Manifest())

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from image_samples import MEMORY, SIZE, image, kernel, make, memory
+from image_samples import MEMORY, SIZE, image, kernel, make, memory, put
 
 from trapline.sentry.state import codec, cpu_features, image_check, manifest
 from trapline.sentry.state.image_reader import ImageReader
@@ -61,7 +61,7 @@ def test_round_trip(tmp_path: Path, compression: str, way: str, direct: bool) ->
             if way == "write":
                 writer.write(place, aligned)
             else:
-                assert os.pwrite(writer.pages_fd, aligned, place) == len(piece)
+                put(writer, place, aligned)
         for index, offset in enumerate(offsets):
             writer.add_run(PageRun("s1", 0x100000 + index * 0x2000, 4096, offset))
         writer.add_run(PageRun("s1", 0x10000, len(data), big))
@@ -77,7 +77,7 @@ def test_round_trip(tmp_path: Path, compression: str, way: str, direct: bool) ->
     assert os.listdir(tmp_path) == ["image"]
     assert sorted(os.listdir(target)) == sorted(
         ["files", "ghosts", "guests.msgpack", "kernel.msgpack", "manifest.json", "pages_meta.img",
-         "pages.img" if compression == "none" else "pages.img.zst"]
+         *manifest.PAGES[compression]]
     )  # fmt: skip
     with ImageReader(target) as reader:
         assert reader.manifest == written and reader.manifest.command == ["sh", "\udcfe"]
@@ -103,7 +103,7 @@ def test_several_threads_write_at_once(tmp_path: Path) -> None:
                 if number % 3:
                     writer.write(offset, pieces[number])
                 else:
-                    os.pwrite(writer.pages_fd, pieces[number], offset)
+                    put(writer, offset, pieces[number])
                 writer.add_run(PageRun("s1", number << 20, len(pieces[number]), offset))
 
         threads = [threading.Thread(target=copy, args=(which,)) for which in range(4)]

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from trapline.platform import page_scan
 from trapline.platform.memory_areas import Area, parse_line, parse_smaps, read_areas, read_maps
-from trapline.platform.page_copy import cut, data_ranges
+from trapline.platform.page_copy import cut_at_blocks, data_ranges
 from trapline.platform.page_scan import PageScan, merged, without
-from trapline.platform.restore_memory import TASK_SIZE, _batches, find_gap
-from trapline.sentry.state.records import AddressSpace, Mapping, PageRun
+from trapline.platform.restore_memory import TASK_SIZE, find_gap
+from trapline.sentry.state.pages_meta import BLOCK
+from trapline.sentry.state.records import AddressSpace, Mapping
 
 PAGE = 4096
 addresses = st.integers(0, 1 << 35).map(lambda page: page * PAGE)
@@ -95,28 +96,17 @@ def test_ranges_less_others(one: list[tuple[int, int]], other: list[tuple[int, i
     assert found == sorted(found) and all(start < end for start, end in found)
 
 
-@given(ranges, st.integers(1, 9), st.integers(1, 5))
-def test_pieces_are_all_of_it_in_order(pairs: list[tuple[int, int]], piece: int, most: int) -> None:
-    found = list(cut(pairs, piece * PAGE, most))
-    assert merged([part for parts, _ in found for part in parts]) == pairs
-    for parts, size in found:
-        assert size == sum(end - start for start, end in parts) <= piece * PAGE and len(parts) <= most
-
-
-@given(ranges, st.integers(0, 3))
-def test_reads_of_pages_put_each_where_it_belongs(pairs: list[tuple[int, int]], gap: int) -> None:
-    offset, runs = 0, []
-    for start, end in pairs:
-        runs.append(PageRun("s1", start, end - start, offset, image=start // PAGE % 2))
-        offset += end - start + gap * PAGE
-    expected = {(run.image, run.offset + at): run.start + at for run in runs for at in range(0, run.size, PAGE)}
-    found = {}
-    for image, offset, places in _batches(runs):
-        for start, size in places:
-            for at in range(0, size, PAGE):
-                found[image, offset + at] = start + at
-            offset += size
-    assert found == expected
+@given(ranges, st.integers(0, 3 * BLOCK // PAGE))
+def test_pieces_are_all_of_it_in_order_and_each_in_one_block(pairs: list[tuple[int, int]], first: int) -> None:
+    wide = [(start * 23, end * 23) for start, end in pairs]  # several blocks long
+    at = first * PAGE
+    found = list(cut_at_blocks(wide, at))
+    assert merged([part for parts, _, _ in found for part in parts]) == wide
+    for parts, size, offset in found:
+        assert offset == at and offset // BLOCK == (offset + size - 1) // BLOCK
+        assert size == sum(end - start for start, end in parts)
+        at += size
+    assert all((offset + size) % BLOCK == 0 for _, size, offset in found[:-1])
 
 
 @given(st.lists(st.tuples(st.integers(0, (TASK_SIZE - 1) // PAGE), st.integers(1, 1 << 32)), max_size=8))

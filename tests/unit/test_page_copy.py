@@ -1,11 +1,11 @@
-"""Ranges of memory: how they are cut for calls, and what a call has left that served less than it was given."""
+"""Ranges of memory: what a call has left that served less than it was given."""
 
 from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trapline.platform.page_copy import after, cut
+from trapline.platform.page_copy import after
 
 
 def bytes_of(ranges: list[tuple[int, int]]) -> list[int]:
@@ -29,11 +29,3 @@ def test_what_is_left(pieces: list[tuple[int, int]], done: int) -> None:
     assert bytes_of([(start, end) for start, end, _ in left]) == whole[max(done, 0) :]
     for start, _, at in left:
         assert whole[at] == start
-
-
-@given(ranges(), st.integers(1, 7), st.integers(1, 3))
-def test_cut(pieces: list[tuple[int, int]], piece: int, most: int) -> None:
-    found = list(cut(pieces, piece, most))
-    assert bytes_of([each for taken, _ in found for each in taken]) == bytes_of(pieces)
-    for taken, size in found:
-        assert len(bytes_of(taken)) == size and 0 < size <= piece and len(taken) <= most

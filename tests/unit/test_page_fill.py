@@ -14,9 +14,10 @@ import pytest
 from trapline.platform.page_fill import PageFill
 from trapline.sentry.kernel.state import KernelState
 from trapline.sentry.protocol import Gone
+from trapline.sentry.state import page_places
 from trapline.sentry.state.image_reader import ImageReader
 from trapline.sentry.state.image_writer import ImageWriter
-from trapline.sentry.state.manifest import Manifest
+from trapline.sentry.state.manifest import PAGES, Manifest
 from trapline.sentry.state.records import Image, PageRun
 from trapline.sentry.state.unusable import UnusableImage
 
@@ -37,7 +38,7 @@ def path(tmp_path: Path) -> str:
 
 
 def compare(reader: ImageReader, runs: list[PageRun]) -> None:
-    fill = PageFill(reader.chain, [reader.pages_fd])
+    fill = PageFill(reader.chain, [reader.pages_fds])
     fill.add(runs)
     fill.run()
 
@@ -52,19 +53,25 @@ def test_pages_as_they_were_saved(path: str) -> None:
     check(path)
 
 
-@pytest.mark.parametrize("place", [0, BLOCK - 1, BLOCK, 4 * BLOCK + 77, 5 * BLOCK + 4095])
-def test_a_bit_that_flipped(path: str, place: int) -> None:
-    fd = os.open(f"{path}/pages.img", os.O_RDWR)
+def opened(path: str, place: int) -> tuple[int, int]:
+    """The file that a byte of the pages is in, and the offset there."""
+    file, at = page_places.place(place, 2)
+    return os.open(f"{path}/{PAGES['none'][file]}", os.O_RDWR), at
+
+
+@pytest.mark.parametrize("byte_at", [0, BLOCK - 1, BLOCK, 4 * BLOCK + 77, 5 * BLOCK + 4095])
+def test_a_bit_that_flipped(path: str, byte_at: int) -> None:
+    fd, place = opened(path, byte_at)
     byte = os.pread(fd, 1, place)[0]
     os.pwrite(fd, bytes([byte ^ 16]), place)
     os.close(fd)
-    with pytest.raises(UnusableImage, match=f"block {place // BLOCK}, .* is damaged"):
+    with pytest.raises(UnusableImage, match=f"block {byte_at // BLOCK}, .* is damaged"):
         check(path)
 
 
 def test_blocks_that_nobody_needs_are_not_looked_at(path: str) -> None:
-    fd = os.open(f"{path}/pages.img", os.O_RDWR)
-    os.pwrite(fd, b"something else", 3 * BLOCK)
+    fd, place = opened(path, 3 * BLOCK)
+    os.pwrite(fd, b"something else", place)
     os.close(fd)
     check(path, without_third=True)
 
@@ -86,8 +93,8 @@ def test_pages_come_to_where_they_belong(path: str) -> None:
     size = 5 * BLOCK + 4096
     area, at = room(size)
     with ImageReader(path) as reader:
-        whole = os.pread(reader.pages_fd, size, 0)
-        fill = PageFill(reader.chain, [reader.pages_fd])
+        whole = b"".join(reader.read_block(block) for block in range(reader.blocks))[:size]
+        fill = PageFill(reader.chain, [reader.pages_fds])
         pages = list(range(0, size, 4096))
         random.Random(2).shuffle(pages)
         scattered = [PageRun("s1", at + to, 4096, offset) for to, offset in zip(range(0, size, 4096), pages, strict=True)]
@@ -98,7 +105,7 @@ def test_pages_come_to_where_they_belong(path: str) -> None:
 
 def test_memory_that_cannot_be_written(path: str) -> None:
     with ImageReader(path) as reader:
-        fill = PageFill(reader.chain, [reader.pages_fd])
+        fill = PageFill(reader.chain, [reader.pages_fds])
         fill.add([PageRun("s1", 4096, 4096, 0)], os.getpid())
         with pytest.raises(OSError, match="pages cannot be written"):
             fill.run()
@@ -108,7 +115,7 @@ def test_a_process_that_is_gone(path: str) -> None:
     child = subprocess.Popen(["true"])
     child.wait()
     with ImageReader(path) as reader:
-        fill = PageFill(reader.chain, [reader.pages_fd])
+        fill = PageFill(reader.chain, [reader.pages_fds])
         fill.add([PageRun("s1", 1 << 20, 4096, 0)], child.pid)
         with pytest.raises(Gone):
             fill.run()
@@ -117,7 +124,7 @@ def test_a_process_that_is_gone(path: str) -> None:
 def test_how_far_it_is(path: str) -> None:
     told: list[tuple[int, int]] = []
     with ImageReader(path) as reader:
-        fill = PageFill(reader.chain, [reader.pages_fd])
+        fill = PageFill(reader.chain, [reader.pages_fds])
         fill.tell = lambda done, total: told.append((done, total))
         fill.add(reader.runs())
         fill.run()

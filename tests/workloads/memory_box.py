@@ -5,14 +5,17 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+from typing import Any, cast
 
 from trapline.platform import ptrace_calls as pt
 from trapline.platform.capture_memory import Collector, capture_space
 from trapline.platform.injection import CODE, SIZE, Injection, Workspace, single
 from trapline.platform.memory_areas import host_vdso, read_areas
 from trapline.platform.page_copy import copy_mapped_object, copy_object, copy_pages, private_pages
+from trapline.platform.page_fill import PageFill
 from trapline.platform.restore_memory import SpaceRestore, find_gap
 from trapline.platform.restore_shared import close, late_seals, open_mapped, open_shared
+from trapline.platform.task_attributes import Probed
 from trapline.sentry.state.records import AddressSpace, Image, PageRun
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -22,14 +25,17 @@ _PTRACE_SETOPTIONS, _TRACESYSGOOD = 0x4200, 1
 class Pages:
     """Stands for an image's file of pages, written and read."""
 
+    compression = "not summed"
+
     def __init__(self) -> None:
-        self.fd = self.pages_fd = os.memfd_create("pages.img", os.MFD_CLOEXEC)
-        self.size = 0
+        self.fd = os.memfd_create("pages.img", os.MFD_CLOEXEC)
+        self.pages_fds = [self.fd]
+        self.pages_size = 0
         self.runs: list[PageRun] = []
 
     def allocate(self, size: int) -> int:
-        self.size += size
-        return self.size - size
+        self.pages_size += size
+        return self.pages_size - size
 
     def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
         assert os.pwrite(self.fd, data, offset) == len(data)
@@ -83,10 +89,10 @@ def capture(host: int, refuse=None) -> tuple[Image, Pages, bytes]:
     registers = pt.RegisterFile()
     registers.load(host)
     before = registers.copy()
-    brk, dumpable = single(host, at, 12, 0), single(host, at, 157, 3)
+    probed = Probed(single(host, at, 12, 0), single(host, at, 157, 3))
     registers.put(before)
     registers.store(host)
-    space = capture_space(host, collector, (brk, dumpable))
+    space = capture_space(host, collector, probed)
     pages = Pages()
     copy_pages(host, "s1", private_pages(host, space), pages)
     for key, found in collector.shared.items():
@@ -107,7 +113,7 @@ def syscall_place(host: int) -> int:
 def restore(image: Image, pages: Pages, registers: bytes, blank: list[str], stdout: int, ghosts: dict[str, int]) -> int:
     """The same process again; its host id. It stands at a stop."""
     space: AddressSpace = image.spaces[1]
-    pool = open_mapped(image, ghosts) | open_shared(image, pages.runs, pages.read) | {"pages:0": pages.fd}
+    pool = open_mapped(image, ghosts) | open_shared(image, pages.runs, pages.read)
     host = start(blank, stdout, list(pool.values()))
     try:
         at = syscall_place(host)
@@ -121,8 +127,9 @@ def restore(image: Image, pages: Pages, registers: bytes, blank: list[str], stdo
         scratch = find_gap([space], 16 << 20, [*mine, (base, SIZE)])
         work = SpaceRestore(space, pages.of("s1"), pool, host_vdso(host), (base, SIZE), scratch).with_objects(image.shared)
         injection.run(work.map())
-        calls, sizes = work.load()
-        assert injection.run(calls) == sizes
+        fill = PageFill([cast("Any", pages)], [pages.pages_fds])
+        fill.add(pages.of("s1"), host)
+        fill.run()
         injection.run([*work.finish(), *late_seals(image, pool)])
         injection.run([(3, fd) for fd in pool.values()])
         injection.run([(12, 0)])
@@ -141,7 +148,7 @@ def restore(image: Image, pages: Pages, registers: bytes, blank: list[str], stdo
         os.waitpid(host, 0)
         raise
     finally:
-        close({key: fd for key, fd in pool.items() if key != "pages:0"})
+        close(pool)
     return host
 
 
