@@ -12,7 +12,7 @@ import os
 import socket
 from typing import TYPE_CHECKING, NoReturn
 
-from trapline.platform import caller_terminal, early_imports, guardian, run, state_dir
+from trapline.platform import caller_terminal, early_imports, run, state_dir
 from trapline.platform.first_processes import SetupError, explain
 from trapline.sentry.log import say
 from trapline.sentry.options import ContainerOptions
@@ -91,7 +91,7 @@ class Container:
         # A detached one has no terminal, and one in a session of its own has nothing to do with the caller's but copy.
         wanted = sandbox.tty or (self._beginning is not None and self._beginning.on_callers_terminal)
         terminal = caller_terminal.find() if wanted and not options.detach else None
-        watcher = guardian.start(self._path, terminal)
+        watcher = run.start_guardian(self._path, terminal)
         entry: state_dir.Entry | None = None
         own: OwnTerminal | None = None
         status = -1

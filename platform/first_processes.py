@@ -132,6 +132,7 @@ class First:
             gc.disable()
             calls.close_all_but(self.keep)
             if flags:
+                self._die_with_sentry()  # our parent: what we do until we wait for its word may take long
                 calls.unshare(flags)
             if self.options.network_path or self.options.sysctl:
                 from trapline.platform import bundle_kernel
@@ -166,9 +167,13 @@ class First:
         """Once the sentry is our parent, die with it."""
         if self.report.recv(1) != b"p":
             os._exit(FAILED)
+        self._die_with_sentry()
+
+    def _die_with_sentry(self) -> None:
+        """In a child of the sentry's that has no other end of the socket but its own."""
         calls.prctl(calls.PR_SET_PDEATHSIG, signal.SIGKILL)
         try:
-            if not self.report.recv(1, socket.MSG_DONTWAIT):
+            if not self.report.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK):
                 os._exit(FAILED)  # it died before we asked to follow
         except BlockingIOError:
             pass
@@ -275,7 +280,8 @@ def _write(path: str, data: bytes) -> None:
 
 def explain(error: OSError) -> str:
     text = error.strerror or str(error)
-    return f"{error.filename}: {text}" if error.filename else text
+    name = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
+    return f"{name}: {text}" if name else text
 
 
 def _sysctl(name: str) -> str:

@@ -213,6 +213,9 @@ def await_birth(host: int) -> None:
         raise Gone(host)
 
 
+_FAULTS = (4, 7, 11)  # SIGILL, SIGBUS, SIGSEGV
+
+
 def single(host: int, at: int, nr: int, *args: int) -> int:
     """One call, made from a `syscall` instruction of the guest's own at `at`; nothing is needed in its memory. OSError;
     Gone. The task stands at the call's exit afterwards."""
@@ -226,8 +229,11 @@ def single(host: int, at: int, nr: int, *args: int) -> int:
         pt.cont_to_exit(host)
         while True:
             status = pt.wait_stop(host)
-            if status >> 8 & 0xFF == _SIGTRAP | 0x80:
+            signo = status >> 8 & 0xFF
+            if signo == _SIGTRAP | 0x80:
                 break
+            if signo in _FAULTS and not status >> 16 and struct.unpack_from("<i", pt.get_siginfo(host), 8)[0] > 0:
+                raise OSError(errno.EFAULT, f"there is no call instruction at {at:#x}")  # it would fault for ever
             pt.cont_to_exit(host)
     result = pt.signed(registers.load(host).rax)
     if result < 0:
@@ -235,7 +241,7 @@ def single(host: int, at: int, nr: int, *args: int) -> int:
     return result
 
 
-_xstate = ctypes.create_string_buffer(16384)
+_xstate = ctypes.create_string_buffer(64 << 10)  # image_check.py lets no more in
 _vector = (ctypes.c_ulong * 2)()
 PTRACE_GETREGSET, PTRACE_SETREGSET, NT_X86_XSTATE = 0x4204, 0x4205, 0x202
 
@@ -249,6 +255,8 @@ def get_extended(host: int) -> bytes:
 
 def set_extended(host: int, state: bytes) -> None:
     """Likewise. OSError(EINVAL) where this CPU has other features."""
+    if len(state) > len(_xstate):
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
     ctypes.memmove(_xstate, state, len(state))
     _vector[0], _vector[1] = ctypes.addressof(_xstate), len(state)
     pt.call(PTRACE_SETREGSET, host, NT_X86_XSTATE, ctypes.addressof(_vector))

@@ -247,6 +247,10 @@ def _overlay(plan: Plan, lower: str, target: str) -> None:
         options += ",redirect_dir=on" if plan.privileged else ",userxattr"
         mount("trapline", target, "overlay", 0, options)
         plan.layers.append(own_layers.Layer("overlay", shown, number))
+    except OSError:
+        if plan.saved is not None:
+            plan.saved.not_mounted(shown)
+        raise
     finally:
         if handle >= 0:
             os.close(handle)

@@ -195,6 +195,17 @@ def cut_at_blocks(ranges: Iterable[Range], offset: int) -> Iterator[tuple[list[R
         yield taken, size, offset
 
 
+def after(pieces: Sequence[Range], done: int) -> Iterator[tuple[int, int, int]]:
+    """What a call that was given these ranges has left once it has served `done` bytes: start, end, and how many bytes
+    of all lie before that."""
+    at = 0
+    for start, end in pieces:
+        skip = min(max(done - at, 0), end - start)
+        if start + skip < end:
+            yield start + skip, end, at + skip
+        at += end - start
+
+
 class _Source:
     """Reads one process's memory into `view`."""
 
@@ -232,11 +243,7 @@ class _Source:
         """What is left after `done` bytes, whatever its protection."""
         if self._memory < 0:
             self._memory = os.open(f"/proc/{self._host}/mem", os.O_RDONLY | os.O_CLOEXEC)
-        at = 0
-        for start, end in pieces:
-            skip = min(max(done - at, 0), end - start)
-            at += skip
-            start += skip
+        for start, end, at in after(pieces, done):
             while start < end:
                 try:
                     count = os.preadv(self._memory, [self.view[at : at + end - start]], start)
@@ -248,4 +255,3 @@ class _Source:
                     raise Gone(self._host)
                 start += count
                 at += count
-

@@ -13,7 +13,7 @@ import errno
 import os
 import struct
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from trapline.sentry.protocol import Gone
 from trapline.sentry.state import page_places
@@ -30,6 +30,8 @@ _writev.restype = ctypes.c_ssize_t
 
 #: Of a block: offset in it, size, address in the process.
 Piece = tuple[int, int, int]
+#: Its image and number; by process, what of it goes there.
+Block = tuple[tuple[int, int], dict[int, list[Piece]]]
 
 
 class PageFill:
@@ -41,7 +43,9 @@ class PageFill:
         #: By image and block: by process, what of it goes there.
         self._blocks: dict[tuple[int, int], dict[int, list[Piece]]] = {}
         self._lock = threading.Lock()
-        self._left: Iterator[tuple[tuple[int, int], dict[int, list[Piece]]]] = iter(())
+        self._left: Iterator[Block] = iter(())
+        #: Called now and then, by any of the threads: bytes that are done, and those that there are.
+        self.tell: Callable[[int, int], None] | None = None
         self._error: BaseException | None = None
 
     def add(self, runs: Iterable[PageRun], host: int = 0) -> None:
@@ -57,9 +61,15 @@ class PageFill:
                     block.setdefault(host, []).append((at % BLOCK, size, run.start + done))
                 done += size
 
+    def _told(self, blocks: list[Block]) -> Iterator[Block]:
+        for index, block in enumerate(blocks):
+            if self.tell is not None:
+                self.tell(index * BLOCK, len(blocks) * BLOCK)
+            yield block
+
     def run(self) -> None:
         """Until all is there. UnusableImage for a block that is not what was saved; Gone; OSError."""
-        self._left = iter(sorted(self._blocks.items(), key=lambda item: item[0]))
+        self._left = self._told(sorted(self._blocks.items(), key=lambda item: item[0]))
         threads = [threading.Thread(target=self._work, name="page fill") for _ in range(_THREADS - 1)]
         for thread in threads:
             thread.start()

@@ -251,6 +251,9 @@ def stopped_now(host: int) -> int | None:
     return None
 
 
+_PF_EXITING = 4  # include/linux/sched.h
+
+
 def wait_stop(host: int) -> int:
     """Wait until one tracee stops; its status. Gone when it dies instead, and its death is still to be waited for.
 
@@ -270,10 +273,16 @@ def wait_stop(host: int) -> int:
 
 
 def is_dead(host: int) -> bool:
-    """Whether a task has ended, though it may still be there for those who wait, or for its threads."""
+    """Whether a task has ended, though it may still be there for those who wait, or for its threads; or is about to,
+    past all stops (PF_EXITING).
+
+    What goes wrong otherwise: the last thread of a pid 1 waits in its end until all tasks of its pid namespace are gone
+    (Linux zap_pid_ns_processes), threads that we have still to wait for among them, while we wait for it to stop.
+    """
     try:
         with open(f"/proc/{host}/stat", "rb") as file:
-            return file.read().rpartition(b")")[2].split()[0] in b"ZX"
+            fields = file.read().rpartition(b")")[2].split()
+        return fields[0] in b"ZX" or bool(int(fields[6]) & _PF_EXITING)
     except OSError:
         return True
 

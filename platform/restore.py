@@ -7,6 +7,8 @@ restored_session.py). Whatever fails ends in one line, with nothing left.
 
 from __future__ import annotations
 
+import contextlib
+import struct
 from typing import TYPE_CHECKING
 
 from trapline.platform import features, guest_start, namespaces, seed, state_dir
@@ -41,7 +43,8 @@ class RestoredSandbox:
     def start(self, entry: state_dir.Entry, terminal: CallerTerminal | None) -> namespaces.Setup:
         loaded = self._loaded
         try:
-            loaded.open_pages()
+            with loaded.bar or contextlib.nullcontext():
+                loaded.open_pages()
             vdso = loaded.vdso_image()
         except (OSError, ValueError) as error:
             raise namespaces.SetupError(f"the image cannot be loaded: {error}") from None
@@ -73,9 +76,14 @@ class RestoredSandbox:
 
         if own is None and (self._loaded.is_init or (self._loaded.has_own_group and sandbox.own_group == SHARED)):
             terminal = None  # nothing of it is a job of the caller's shell
-        return RestoredSession(
-            self._options, sandbox, features, self._loaded, self._launch, terminal, own, self._background
-        )
+        try:
+            return RestoredSession(
+                self._options, sandbox, features, self._loaded, self._launch, terminal, own, self._background
+            )
+        except (ArithmeticError, LookupError, TypeError, ValueError, struct.error) as error:
+            # Relations that no check knows, in an image that somebody has made: it is input to the last.
+            what = f"{type(error).__name__}: {error}"
+            raise namespaces.SetupError(f"the image's records make no sense together: {what}") from None
 
 
 def _import_for_the_seed() -> None:
@@ -122,6 +130,10 @@ def restore_sandbox(options: RestoreOptions) -> int:
     try:
         sandbox = loaded.options
         options.apply(sandbox)
+        if options.progress and not options.detach:
+            from trapline.platform.progress_bar import Bar
+
+            loaded.bar = Bar()
         beginning = RestoredSandbox(sandbox, loaded, options.background)
         if not options.id:
             return run.run_sandbox(sandbox, beginning)

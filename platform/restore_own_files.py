@@ -29,6 +29,11 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _LONGEST_LIST = 16 << 20  # bytes
 
 
+class CannotFill(Exception):
+    """Files that cannot be put back. Its text is one line. It is no OSError: where an overlay cannot be had, the set-up
+    does without, and the files would be lost."""
+
+
 class SavedFiles:
     """The archive of a sandbox's own files. `handle` is a descriptor of it, which may be read at any offset and stays
     its owner's. UnusableImage where it is none, with `name` in the text."""
@@ -65,7 +70,7 @@ class SavedFiles:
         return layers
 
     def fill_upper(self, path: str, directory: str) -> None:
-        """Fill the upper layer, a new directory, of the overlay that is to show at `path`. OSError, UnusableImage."""
+        """Fill the upper layer, a new directory, of the overlay that is to show at `path`. CannotFill."""
         for index, layer in enumerate(self._layers):
             if layer.kind == "overlay" and layer.path == path and index not in self._placed:
                 self._placed.add(index)
@@ -73,9 +78,13 @@ class SavedFiles:
                 self._fill(index, handle, False)
                 return
 
+    def not_mounted(self, path: str) -> None:
+        """The overlay at `path` could not be mounted: what was put into its upper layer has found no place."""
+        self._placed = {index for index in self._placed if self._layers[index].path != path}
+
     def fill_mounts(self, layers: list[Layer]) -> None:
         """In the new root: fill the file systems in memory. Then everything must have found its place.
-        OSError, UnusableImage."""
+        CannotFill, OSError, UnusableImage."""
         for index, layer in enumerate(self._layers):
             if layer.kind != "tmpfs":
                 continue
@@ -116,7 +125,7 @@ class SavedFiles:
             what = f"the files in {self._layers[index].path} cannot be put back: "
             if error.errno in (errno.EINVAL, errno.EPERM):  # chown(2) in a user namespace; privileged attributes
                 what += "they belong to somebody who this user is not: "
-            raise OSError(error.errno, what + (error.strerror or str(error))) from None
+            raise CannotFill(what + (error.strerror or str(error))) from None
 
 
 class _Filler:

@@ -76,7 +76,10 @@ def _shut_down(at: int, bits: int) -> None:
 def set_options(pool: Pool, fd: int, record: Socket, last: bool = False) -> None:
     """What differs from what the socket has. Before it is connected, and for those that matter then once more at the
     end."""
+    known = set(calls.names_of_options(record.family, record.type))
     for level, name, value in record.options:
+        if (level, name) not in known:
+            continue  # none that a save writes down: the seed may do more than the programs
         if (level, name) == (calls.SOL_SOCKET, calls.SO_PEEK_OFF) and not last:
             continue
         if level == calls.SOL_SOCKET and name in _REUSE and not last:

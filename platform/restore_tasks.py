@@ -33,7 +33,8 @@ _CAPABILITY_VERSION_3, _LAST_CAPABILITY, _CAP_SETPCAP = 0x20080522, 40, 8
 _PR_SET_SECUREBITS, _NO_SETUID_FIXUP, _KEEP_CAPS = 28, 1 << 2, 1 << 4
 _SS_ONSTACK, _SS_DISABLE, _O_PATH, _AT_FDCWD = 1, 2, 0o10000000, -100
 _SIGTRAP = 5
-_IOPRIO_SET, _IOPRIO_WHO_PROCESS, _TGKILL = 251, 1, 234
+_IOPRIO_SET, _IOPRIO_WHO_PROCESS, _IOPRIO_CLASS_RT, _TGKILL = 251, 1, 1, 234
+_CAP_SYS_NICE, _REAL_TIME = 23, (1, 2, 6)  # SCHED_FIFO, SCHED_RR, SCHED_DEADLINE
 _PRLIMIT64 = 302
 _EXIT, _RT_SIGQUEUEINFO, _RT_TGSIGQUEUEINFO = 60, 129, 297
 _TSYNC, _NEW_LISTENER, _TSYNC_ESRCH, _WAIT_KILLABLE = 1, 8, 16, 32
@@ -136,15 +137,18 @@ def signal_calls(record: ProcessRecord, thread: ThreadRecord) -> list[Call | Try
 
 
 def schedule(host: int, thread: ThreadRecord, allowed: set[int]) -> None:
-    """Policy, nice value and CPUs, set from outside; what may not be had stays as it is."""
+    """Policy, nice value and CPUs, set from outside; what may not be had stays as it is. To stand before others of the
+    host is only for whom could do that by itself, or as far as we do."""
+    free = thread.capabilities[1] >> _CAP_SYS_NICE & 1
     with suppress(OSError):
         os.sched_setaffinity(host, set(thread.affinity) & allowed or allowed)
     with suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, host, thread.nice)
-    if thread.policy:
+        nice = thread.nice if free else max(thread.nice, os.getpriority(os.PRIO_PROCESS, 0))
+        os.setpriority(os.PRIO_PROCESS, host, nice)
+    if thread.policy and (free or thread.policy & 0xF not in _REAL_TIME or thread.policy == os.sched_getscheduler(0)):
         with suppress(OSError):
             os.sched_setscheduler(host, thread.policy, os.sched_param(thread.priority))
-    if thread.io_priority:
+    if thread.io_priority and (free or thread.io_priority >> 13 != _IOPRIO_CLASS_RT):
         _libc.syscall(_IOPRIO_SET, _IOPRIO_WHO_PROCESS, host, thread.io_priority)
 
 

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import os
+import struct
 import time
 from typing import TYPE_CHECKING, BinaryIO
 
-from trapline.platform import restored_clocks
+from trapline.platform import restore_rights, restored_clocks
 from trapline.platform.own_state import SavedOwn
 from trapline.platform.vdso_image import VdsoImage
 from trapline.sentry.options import DoOptions
 from trapline.sentry.state import codec, cpu_features, image_check
 from trapline.sentry.state.files import TimerFile
+from trapline.sentry.state.image_bounds import Bad
 from trapline.sentry.state.image_reader import ImageReader
 from trapline.sentry.state.records import PageRun
 from trapline.sentry.state.unusable import UnusableImage
 
 if TYPE_CHECKING:
+    from trapline.platform.progress_bar import Bar
     from trapline.sentry.kernel.state import ThreadGroup
 
 _CLONE_VM, CLONE_FS, CLONE_FILES = 0x100, 0x200, 0x400
@@ -33,6 +36,7 @@ class RestoredImage:
         self._ghosts: dict[str, BinaryIO] = {}
         self._vdso: VdsoImage | None = None
         self.own: SavedOwn | None = None  # files and IPC objects
+        self.bar: Bar | None = None  # that shows how far loading is
         try:
             self.kernel, self.image = image_check.check(self.reader)
             manifest = self.reader.manifest
@@ -43,6 +47,16 @@ class RestoredImage:
                 self.options = codec.typed(manifest.options, DoOptions)
             except codec.Malformed as error:
                 raise UnusableImage(f"{path}/manifest.json: options: {error}") from None
+            try:
+                image_check.check_beginnings(self.kernel, self.image)
+            except Bad as error:
+                raise UnusableImage(f"{path}/kernel.msgpack: {error}") from None
+            try:
+                restore_rights.check_options(self.options)
+            except Bad as error:
+                raise UnusableImage(f"{path}/manifest.json: {error}") from None
+            #: For the log.
+            self.notes = restore_rights.limit(self.image, self.options)
             self.runs = self.reader.runs()
             self.saved_clocks = restored_clocks.SavedClocks(
                 manifest.monotonic, manifest.boottime, manifest.realtime, manifest.created
@@ -55,6 +69,9 @@ class RestoredImage:
             #: Its first process leads a group that is not the caller's.
             self.has_own_group = self.kernel.groups[self.kernel.root_tgid].pgid != 0
             self.own = SavedOwn(self.reader, self.image.ipc)
+        except OSError as error:
+            self.close()
+            raise UnusableImage(f"{path}: it cannot be read: {error.strerror or error}") from None
         except BaseException:
             self.close()
             raise
@@ -68,10 +85,10 @@ class RestoredImage:
             fd = os.memfd_create("pages", os.MFD_CLOEXEC)
             self._own.append(fd)
             self.pages.append([fd])
-            self._decompress(reader, fd)
+            self._decompress(reader, fd, self.bar)
 
     @staticmethod
-    def _decompress(reader: ImageReader, fd: int) -> None:
+    def _decompress(reader: ImageReader, fd: int, bar: Bar | None) -> None:
         from concurrent.futures import ThreadPoolExecutor
 
         from trapline.sentry.state.pages_meta import BLOCK
@@ -80,8 +97,9 @@ class RestoredImage:
             os.pwrite(fd, reader.read_block(block), block * BLOCK)
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for _ in pool.map(one, range(reader.blocks)):
-                pass
+            for done, _ in enumerate(pool.map(one, range(reader.blocks))):
+                if bar is not None:
+                    bar.report(done * BLOCK, reader.blocks * BLOCK, "unpacking")
 
     def handles(self) -> list[int]:
         """Further descriptors that the seed needs: of ghosts' contents."""
@@ -107,7 +125,10 @@ class RestoredImage:
     def vdso_image(self) -> VdsoImage:
         """Guests' own, with this host's facts. OSError; ValueError."""
         if self._vdso is None:
-            self._vdso = VdsoImage(saved=self.image.vdso)
+            try:
+                self._vdso = VdsoImage(saved=self.image.vdso)
+            except (struct.error, LookupError) as error:
+                raise ValueError(f"its vDSO is none: {error}") from None
         return self._vdso
 
     def clone_flags(self) -> dict[int, int]:

@@ -85,6 +85,8 @@ class RestoredSession(Session):
         self._users: dict[int, int] = {}  # of each address space: processes that have still to be made
         self._listeners: list[Listener] = []
         super().__init__(options, sandbox, features, terminal, own_terminal, launch)
+        for note in loaded.notes:
+            self.log.tell(note)
         self.attempts.restore_begins()
         if background:
             from trapline.platform.background_load import BackgroundLoad
@@ -207,7 +209,13 @@ class RestoredSession(Session):
         # What shared memory was filled with, in the seed, is compared now.
         fill.add(run for run in loaded.runs if run.owner in image.shared)
         spaces = self._map(at, living, fill)
-        fill.run()
+        bar = loaded.bar
+        if bar is None:
+            fill.run()
+        else:
+            fill.tell = lambda done, total: bar.report(done, total, "memory")
+            with bar:
+                fill.run()
         for leader, restored in spaces:
             leader.run(restored.finish())
         if spaces:

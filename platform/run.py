@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from trapline.platform import caller_terminal, control_socket, features, guardian, guest_start, namespaces, state_dir
 from trapline.platform.caller_terminal import CallerTerminal
+from trapline.platform.first_processes import explain
 from trapline.sentry.log import say
 from trapline.sentry.options import ContainerOptions, DoOptions
 
@@ -23,33 +24,48 @@ FAILED = 125
 
 
 def run_sandbox(options: DoOptions, beginning: Beginning | None = None) -> int:
-    """Run a command in a sandbox of its own; the exit status as a shell gives it (128+N for signal N).
+    """Run a command in a sandbox of its own; the exit status as a shell gives it (128+N for signal N). With `beginning`
+    SetupError and StateDirError where it cannot be.
 
     Where there is a terminal it does not return for a command that died of a signal, but dies of the same.
     """
     try:
         path = state_dir.prepare(options.state_dir)
     except state_dir.StateDirError as error:
+        if beginning is not None:
+            raise
         return _fail(str(error))
     state_dir.remove_stale(path)
     terminal = caller_terminal.find()
-    watcher = guardian.start(path, terminal)
+    watcher: guardian.Guardian | None = None
     entry = own = None
     try:
+        watcher = start_guardian(path, terminal)
         own = own_terminal(options, terminal)
         entry = state_dir.create(path, options.command, options.platform)
         status, killed = run_in(options, entry, watcher, terminal, own, beginning=beginning)
     except (state_dir.StateDirError, namespaces.SetupError) as error:
+        if beginning is not None:
+            raise  # another verb's, which has its own words and status
         return _fail(str(error))
     finally:
         if own is not None:
             own.close()
         if entry is not None:
             entry.remove()
-        watcher.finish()
+        if watcher is not None:
+            watcher.finish()
     if killed and terminal is not None:
         _end_by(killed)
     return status
+
+
+def start_guardian(path: str, terminal: CallerTerminal | None) -> guardian.Guardian:
+    """SetupError."""
+    try:
+        return guardian.start(path, terminal)
+    except OSError as error:
+        raise namespaces.SetupError(f"no process can be made: {explain(error)}") from None
 
 
 def own_terminal(options: DoOptions, terminal: CallerTerminal | None) -> OwnTerminal | None:
@@ -134,11 +150,14 @@ def run_in(
 
     listener = _listen(entry, required=container is not None)
     sandbox = setup.wait()
-    entry.record_init(sandbox.init_pid)
-    watcher.watch(sandbox.init_pidfd, entry.path)
     session: Session | None = None
     try:
-        session = beginning.session(sandbox, terminal, own)
+        try:
+            entry.record_init(sandbox.init_pid)
+            watcher.watch(sandbox.init_pidfd, entry.path)
+            session = beginning.session(sandbox, terminal, own)
+        except OSError as error:
+            raise namespaces.SetupError(f"the sandbox cannot be made: {explain(error)}") from None
         if listener is not None:
             session.listen(listener)
         if container is not None:

@@ -38,6 +38,7 @@ _TASK_SIZE = 0x7FFFFFFFF000
 #: Behind the workspace: room for the host's [vvar], [vvar_vclock] and [vdso].
 VDSO_ROOM = 32 * PAGE
 ROOM = injection.SIZE + VDSO_ROOM
+_STEP = 0x100_0000  # between addresses that are tried for the workspace
 _INSTRUCTIONS = b"\xcc\x0f\x05"
 
 
@@ -105,8 +106,14 @@ def _send(channel: socket.socket, answer: bytes) -> None:
 
 def _room(taken: list[tuple[int, int]]) -> int:
     """An address for the workspace that nobody will need. MemoryError."""
-    for candidate in range(0x2000_0000, _TASK_SIZE - ROOM - PAGE, 0x100_0000):
-        if not any(start < candidate + ROOM and candidate < end for start, end in taken):
+    candidate = 0x2000_0000
+    busy = sorted(taken)
+    while candidate + ROOM + PAGE <= _TASK_SIZE:
+        while busy and busy[0][1] <= candidate:
+            busy.pop(0)
+        if busy and busy[0][0] < candidate + ROOM:
+            candidate = -(-busy[0][1] // _STEP) * _STEP
+        else:
             return candidate
     raise MemoryError("no room for a workspace in the address space")
 

@@ -31,7 +31,7 @@ from trapline.platform.guest_memory import PAGE
 from trapline.platform.injection import CODE, Data, Injection, Workspace, single
 from trapline.platform.injection import SIZE as WORKSPACE
 from trapline.platform.memory_areas import HOST_VDSO, PROT_READ, read_maps
-from trapline.platform.page_copy import Writer, copy_pages, cut_at_blocks
+from trapline.platform.page_copy import Writer, after, copy_pages, cut_at_blocks
 from trapline.platform.page_scan import PageScan, Range
 from trapline.platform.remote_calls import RemoteCalls
 from trapline.sentry.protocol import Gone
@@ -192,11 +192,7 @@ class Snapshot:
     def _write_rest(self, pieces: list[Range], done: int, offset: int, calls: RemoteCalls) -> None:
         """A file system wrote less of a block than it was given: the rest, range by range."""
         file, place = page_places.place(offset, len(self._pages))
-        at = 0
-        for start, end in pieces:
-            skip = min(max(done - at, 0), end - start)
-            at += skip
-            start += skip
+        for start, end, at in after(pieces, done):
             while start < end:
                 vector = calls.put(0, _VECTOR.pack(start, end - start))
                 (count,) = calls.run([(_PWRITEV, self._pages[file], vector, 1, place + at, 0)])

@@ -76,7 +76,7 @@ class Entry:
         # Nobody reads it while our lock is held but to show it.
         file = os.open(self.path + "/info.json", os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600)
         try:
-            os.write(file, msgspec.json.encode(self.info).ljust(os.fstat(file).st_size))
+            os.write(file, _encoded(self.info).ljust(os.fstat(file).st_size))
         finally:
             os.close(file)
 
@@ -96,6 +96,17 @@ class Entry:
         if self.lock >= 0:
             os.close(self.lock)
             self.lock = -1
+
+
+def _encoded(info: Info) -> bytes:
+    try:
+        return msgspec.json.encode(info)
+    except UnicodeEncodeError:
+        # Arguments and paths are bytes to Linux; here they are only shown.
+        from trapline.sentry.state.names import printable
+
+        shown = [printable(word) for word in info.command]
+        return msgspec.json.encode(msgspec.structs.replace(info, command=shown, bundle=printable(info.bundle)))
 
 
 def start_time(pid: int) -> int:
@@ -139,7 +150,8 @@ def create(path: str, command: list[str], platform: str = "", name: str = "", bu
     while True:
         own = name or (f"{pid}-{number}" if number else str(pid))
         final = f"{path}/{own}"
-        temporary = f"{path}/{_UNFINISHED}{own}"
+        # By our id also where it has a name: by that whoever clears up after us finds it, however little is in it.
+        temporary = f"{path}/{_UNFINISHED}{pid}-{name}" if name else f"{path}/{_UNFINISHED}{own}"
         try:
             if os.path.lexists(final):
                 raise FileExistsError
@@ -147,7 +159,6 @@ def create(path: str, command: list[str], platform: str = "", name: str = "", bu
             break
         except FileExistsError:
             if name:
-                # Its maker is at it, or was killed: then remove_stale takes it away in a minute.
                 raise NameTaken(f"sandbox {name} already exists") from None
             number += 1  # another sandbox of this process, or a stale entry of an earlier one of this number
         except OSError as error:

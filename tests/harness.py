@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import os
 import shutil
@@ -120,3 +121,12 @@ def alive(pid: int) -> bool:
 def is_root() -> bool:
     """Whether the tests run as root."""
     return os.geteuid() == 0
+
+
+def sums(image: Path) -> dict[str, str]:
+    """Of every file below a directory: name and checksum."""
+    found = {}
+    for path in sorted(image.rglob("*")):
+        if path.is_file():
+            found[str(path.relative_to(image))] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found

@@ -68,9 +68,10 @@ def _checkpoint(values: dict[str, Any], words: list[str]) -> int:
         print_json(result)
     else:
         from trapline.sentry.cli.columns import size
+        from trapline.sentry.state.names import printable
 
         took = f"{size(result['size'])} in {result['seconds']:.2f} s, paused for {result['pause_ms']:.0f} ms"
-        print(f"checkpoint {result['number']}: {took}: {result['image_path']}")
+        print(f"checkpoint {result['number']}: {took}: {printable(result['image_path'])}")
     return 0
 
 

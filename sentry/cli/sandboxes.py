@@ -269,8 +269,10 @@ def _command(process: psutil.Process) -> list[str]:
     """Its arguments; in brackets its name, where it has none (a zombie) or they may not be read."""
     import psutil
 
+    from trapline.sentry.state.names import printable
+
     try:
-        return process.cmdline() or [f"[{process.name()}]"]
+        return [printable(word) for word in process.cmdline()] or [f"[{process.name()}]"]
     except (psutil.AccessDenied, psutil.ZombieProcess):
         return [f"[{process.name()}]"]
 

@@ -118,4 +118,9 @@ def print_json(value: Any) -> None:
     """For programs, indented."""
     import json
 
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    if not text.isascii():
+        from trapline.sentry.state.names import printable, walk
+
+        text = json.dumps(walk(value, printable), indent=2, ensure_ascii=False)
+    sys.stdout.write(text + "\n")

@@ -18,6 +18,7 @@ VERSION = 1  # rpc.VERSION
 SOCKET = "control.sock"  # in the sandbox's state directory
 NO_SUCH_PROCESS = -32001  # rpc.NO_SUCH_PROCESS
 _CHUNK = 1 << 16
+_MARK = "\U0010ffff".encode()  # names.MARK
 _ROOM_FDS = 8
 
 
@@ -123,7 +124,13 @@ class Client:
     def _post(self, method: str, params: dict[str, Any], fds: tuple[int, ...]) -> int:
         self._number += 1
         message = {"jsonrpc": "2.0", "id": self._number, "method": method, "params": params}
-        line = json.dumps(message, separators=(",", ":")).encode() + b"\n"
+        text = json.dumps(message, separators=(",", ":"))
+        if "\\ud" in text:
+            # A name that is not UTF-8, or a character beyond the first 65536, as most are not.
+            from trapline.sentry.state.names import escaped_text, walk
+
+            text = json.dumps(walk(message, escaped_text), separators=(",", ":"))
+        line = text.encode() + b"\n"
         try:
             if fds:
                 sent = socket.send_fds(self._socket, [line], list(fds))
@@ -153,4 +160,8 @@ class Client:
             pieces.append(data)
         line, _, self._held = b"".join(pieces).partition(b"\n")
         answer: dict[str, Any] = json.loads(line)
+        if _MARK in line:
+            from trapline.sentry.state.names import unescaped_text, walk
+
+            answer = walk(answer, unescaped_text)
         return answer

@@ -225,7 +225,7 @@ def _check_linux(linux: OciLinux, notes: list[str]) -> None:
         if getattr(linux, name):
             raise OciError(f"{CONFIG}: linux.{name.replace('_r', 'R')} is not supported")
     for name in linux.sysctl:
-        if not _in_namespaces(name, "network" in kinds):
+        if not in_namespaces(name, "network" in kinds):
             raise OciError(f"{CONFIG}: linux.sysctl: {name} is the host's: a sandbox has none of its own")
     for device in linux.devices:
         if device.type not in ("c", "b", "u", "p"):
@@ -239,7 +239,7 @@ def _check_linux(linux: OciLinux, notes: list[str]) -> None:
         notes.append("linux.namespaces: there is no cgroup namespace; /sys/fs/cgroup is empty")
 
 
-def _in_namespaces(name: str, own_network: bool) -> bool:
+def in_namespaces(name: str, own_network: bool) -> bool:
     """Whether a name below /proc/sys, with dots or slashes, is one of a namespace that the sandbox has of its own."""
     path = name.replace("/", ".")
     if any(not part or part.startswith(".") for part in path.split(".")):

@@ -2,7 +2,8 @@
 
 JSON-RPC 2.0 (jsonrpc.org/specification), one message a line. Parameters are always by name. A connection begins with
 `hello`, which settles the version. A call that carries descriptors says how many in its parameter `fds`; they come
-with the bytes of its line (SCM_RIGHTS, unix(7)), as do those that an answer carries.
+with the bytes of its line (SCM_RIGHTS, unix(7)), as do those that an answer carries. Names of files are bytes to Linux:
+those that are not UTF-8 come and go with escapes (docs/control.md; names.py).
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+
+from trapline.sentry.state import names
 
 VERSION = 1
 SERVER = "trapline"
@@ -84,6 +87,9 @@ class Framer:
 
 _request = msgspec.json.Decoder(Request)
 _encoder = msgspec.json.Encoder()
+#: Of escapes, as UTF-8 and as JSON in ASCII.
+_MARK = names.MARK.encode()
+_ASCII_MARK = b"\\udbff\\udfff"
 
 
 def decode(line: bytes) -> Request:
@@ -104,25 +110,38 @@ def decode(line: bytes) -> Request:
 def decode_params(params: msgspec.Raw, kind: type[Any]) -> Any:
     """Parameters as a struct of this type. RpcError."""
     try:
+        data = bytes(params)
+        if _MARK in data or _ASCII_MARK in data.lower():
+            return msgspec.convert(names.walk(msgspec.json.decode(data), names.unescaped_text), kind)
         return msgspec.json.decode(params, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise RpcError(INVALID_PARAMS, f"wrong parameters: {_one_line(error)}") from None
 
 
 def result(identifier: Any, value: Any) -> bytes:
     """The line that answers a call."""
-    return _encoder.encode({"jsonrpc": "2.0", "id": identifier, "result": value}) + b"\n"
+    return _line({"jsonrpc": "2.0", "id": identifier, "result": value})
 
 
 def notice(method: str, params: Any) -> bytes:
     """The line of a notification: of a call that has no answer (the specification, section 4.1)."""
-    return _encoder.encode({"jsonrpc": "2.0", "method": method, "params": params}) + b"\n"
+    return _line({"jsonrpc": "2.0", "method": method, "params": params})
 
 
 def failure(identifier: Any, error: RpcError) -> bytes:
     """The line that answers a call that failed; the id is None where it is not known."""
     body = {"code": error.code, "message": error.message}
-    return _encoder.encode({"jsonrpc": "2.0", "id": identifier, "error": body}) + b"\n"
+    return _line({"jsonrpc": "2.0", "id": identifier, "error": body})
+
+
+def _line(message: dict[str, Any]) -> bytes:
+    try:
+        line = _encoder.encode(message)
+    except UnicodeEncodeError:
+        line = b""
+    if not line or _MARK in line:
+        line = _encoder.encode(names.walk(msgspec.to_builtins(message), names.escaped_text))
+    return line + b"\n"
 
 
 def _one_line(error: BaseException) -> str:

@@ -1,9 +1,8 @@
 """Records to bytes and back: msgpack for the machine, JSON for what a person reads too.
 
-Names of files are bytes to Linux and strings here (PEP 383: a byte that is not UTF-8 stands as a lone surrogate, U+DC80
-to U+DCFF), and neither msgpack nor JSON can hold such a string. So an escape is written in its place: `MARK`, which is
-not a character and in no sensible name, and a letter for the byte; `MARK` itself is doubled. Both directions look at
-strings one by one only where there is something to be escaped.
+Names of files are bytes to Linux and strings here (PEP 383), and neither msgpack nor JSON can hold such a string: an
+escape is written in its place (names.py). Both directions look at strings one by one only where there is something to
+be escaped.
 """
 
 from __future__ import annotations
@@ -12,12 +11,11 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from trapline.sentry.state.names import MARK, escaped_text, unescaped_text, walk
+
 T = TypeVar("T")
 
-MARK = "\U0010ffff"
 _MARK = MARK.encode()
-#: Letters of escapes: one of the private use area for each of the 128 bytes.
-_LETTERS = 0xE000
 
 
 class Malformed(Exception):
@@ -48,7 +46,7 @@ def loose(data: bytes) -> Any:
     """The same as dictionaries, lists, strings, bytes and numbers. Malformed."""
     try:
         found = msgspec.msgpack.decode(data)
-        return _walk(found, _unescape) if _MARK in data else found
+        return walk(found, unescaped_text) if _MARK in data else found
     except (msgspec.MsgspecError, RecursionError, ValueError, OverflowError, TypeError) as error:
         raise Malformed(str(error)) from None
 
@@ -64,7 +62,7 @@ def typed(value: Any, kind: type[T]) -> T:
 def plain(record: Any, json: bool = False) -> Any:
     """A record as dictionaries, lists, bytes, numbers, and strings that can be encoded. `json`: in JSON, which knows no
     bytes, and no keys but strings."""
-    return _walk(msgspec.to_builtins(record, builtin_types=() if json else (bytes,), str_keys=json), _escape)
+    return walk(msgspec.to_builtins(record, builtin_types=() if json else (bytes,), str_keys=json), escaped_text)
 
 
 def json_text(value: Any) -> bytes:
@@ -90,38 +88,4 @@ def from_json(text: bytes) -> Any:
 
 def unescaped(value: Any) -> Any:
     """What `plain` gave with the strings as they were."""
-    return _walk(value, _unescape)
-
-
-def _walk(value: Any, change: Any) -> Any:
-    if isinstance(value, str):
-        return change(value)
-    if isinstance(value, dict):
-        return {_walk(k, change): _walk(v, change) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_walk(v, change) for v in value]
-    return value
-
-
-def _escape(text: str) -> str:
-    if text.isascii():
-        return text
-    text = text.replace(MARK, MARK + MARK)
-    return "".join(MARK + chr(_LETTERS + ord(c) - 0xDC80) if 0xDC80 <= ord(c) <= 0xDCFF else c for c in text)
-
-
-def _unescape(text: str) -> str:
-    """ValueError for an escape that `_escape` does not write."""
-    if MARK not in text:
-        return text
-    found = []
-    letters = iter(text)
-    for letter in letters:
-        if letter == MARK:
-            letter = next(letters, "")
-            if letter != MARK:
-                if not letter or not _LETTERS <= ord(letter) < _LETTERS + 0x80:
-                    raise ValueError("a string has an escape that there is not")
-                letter = chr(ord(letter) - _LETTERS + 0xDC80)
-        found.append(letter)
-    return "".join(found)
+    return walk(value, unescaped_text)

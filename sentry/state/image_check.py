@@ -4,7 +4,7 @@ number is one that the host could have given.
 `check_image` looks at what was the host's (`Image`) and at the page runs, `check_kernel` at whether the kernel's state
 is of the same processes. `check` does both for an image that was opened, and returns what it read. Bounds are those of
 Linux on x86-64; what only the host of the restore can know (whether a file is still there, whether an id is free)
-shows in the restore.
+shows in the restore. `check_beginnings` is of what one cannot do without.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from stat import S_ISDIR
 
-from trapline.sentry.kernel.state import KernelState
+from trapline.sentry.kernel.state import ClockState, KernelState
 from trapline.sentry.state import manifest
 from trapline.sentry.state.image_bounds import (
     MOST_DESCRIPTORS,
@@ -45,6 +45,7 @@ _CPUS = 8192  # NR_CPUS_RANGE_END
 _FILTER_FLAG_LOG = 2
 _FILTER_MOST = 4096 * 8  # BPF_MAXINSNS of struct sock_filter
 _NGROUPS = 65536
+PROT_EXEC = 4
 _OUTSIDE = (0, 1)  # parents of those whose parent is none of the guests: 1 is the sandbox's init
 
 
@@ -281,6 +282,9 @@ def _check_thread(who: str, thread: ThreadRecord, end: int) -> None:
 def check_kernel(kernel: KernelState, image: Image) -> None:
     """That it is of these processes, and that what it says of them leads nowhere else. Bad."""
     groups = kernel.groups
+    missing = groups.keys() - {process.tgid for process in image.processes}
+    if missing:
+        raise Bad(f"it knows of process {min(missing)}, which there is not")
     for process in image.processes:
         who = f"process {process.tgid}"
         if process.tgid not in groups:
@@ -314,8 +318,36 @@ def check_kernel(kernel: KernelState, image: Image) -> None:
         for member in members:
             known(f"process group {pgid}", "the process", member, groups)
     number("the number of checkpoints", kernel.checkpoint_count, 1 << 63)
+    _check_clock(kernel.clock)
+
+
+def _check_clock(clock: ClockState) -> None:
+    for what, value in (("rate", clock.rate_num), ("rate's divisor", clock.rate_den)):
+        number(f"the clocks' {what}", value, 1 << 32, 1)
+    for value in (
+        clock.monotonic_base, clock.monotonic_start, clock.boottime_base, clock.boottime_start, clock.raw_base,
+        clock.frozen, clock.boottime_frozen, clock.realtime_delta, clock.realtime_start, clock.boot_realtime,
+        clock.tai_delta,
+    ):  # fmt: skip
+        number("a time of the clocks", value, 1 << 63, -(1 << 63))
 
 
 def _signals(who: str, numbers: Iterable[int]) -> None:
     for signo in numbers:
         number(f"{who}: a signal", signo, 65, 1)
+
+
+# -- for a restore
+def check_beginnings(kernel: KernelState, image: Image) -> None:
+    """What a restore begins with: the first process, and in each an instruction by which it makes calls. Bad."""
+    known("the sandbox", "the first process", kernel.root_tgid, kernel.groups)
+    for process in image.processes:
+        if process.zombie < 0:
+            _check_vdso(process.tgid, kernel.groups[process.tgid].vdso, image.spaces[process.space])
+
+
+def _check_vdso(tgid: int, address: int, space: AddressSpace) -> None:
+    for mapping in space.mappings:
+        if mapping.kind == "vdso" and mapping.start == address and mapping.offset == PAGE and mapping.prot & PROT_EXEC:
+            return
+    raise Bad(f"process {tgid}: there is no vDSO at {address:#x}")

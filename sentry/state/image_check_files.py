@@ -23,7 +23,11 @@ _CLOCKS = 12  # MAX_CLOCKS is 16; ids from 12 on are no clocks
 _PIPE_MOST = 1 << 31  # round_pipe_size (fs/pipe.c)
 _SOCKADDR = 128  # struct sockaddr_storage
 _TERMIOS2 = 44
-_FAMILIES = 46  # AF_MAX
+#: AF_UNIX, AF_INET, AF_INET6, AF_NETLINK: others are not saved; and SOCK_STREAM, SOCK_DGRAM, SOCK_RAW (of AF_NETLINK),
+#: SOCK_SEQPACKET (of AF_UNIX).
+_SOCKETS = {1: (1, 2, 5), 2: (1, 2), 10: (1, 2), 16: (2, 3)}
+#: O_CREAT, O_EXCL, O_TRUNC: what open(2) did, which F_GETFL does not tell.
+_AT_OPEN = 0o100 | 0o200 | 0o1000
 _SCM_MAX_FD = 253
 _SOCKET_STATES = ("", "connected", "listening", "ended", "reset", "waiting")
 _DATAGRAMS = 2  # SOCK_DGRAM
@@ -57,6 +61,8 @@ def check_files(image: Image) -> None:
 
 def _check_file(who: str, file: AnyFile, image: Image) -> None:
     number(f"{who}: its flags", file.flags, U32)
+    if file.flags & _AT_OPEN:
+        raise Bad(f"{who}: its flags cannot be {file.flags:#o}")
     number(f"{who}: the kind of its owner", file.owner_kind, 3)
     number(f"{who}: its owner", file.owner, MOST_PIDS + 1)
     number(f"{who}: its signal", file.signal, 65)
@@ -109,8 +115,8 @@ def _check_file(who: str, file: AnyFile, image: Image) -> None:
 
 
 def _check_socket(who: str, socket: Socket, image: Image) -> None:
-    number(f"{who}: its family", socket.family, _FAMILIES)
-    number(f"{who}: its type", socket.type, 16)
+    if socket.type not in _SOCKETS.get(socket.family, ()):
+        raise Bad(f"{who} cannot be of the family {socket.family} and the type {socket.type}")
     number(f"{who}: its protocol", socket.protocol, 1 << 31)
     if socket.state not in _SOCKET_STATES:
         raise Bad(f"{who} is in the state '{socket.state}', which there is not")

@@ -1,8 +1,12 @@
-"""Which of the tests of checkpoints are in `make test`."""
+"""Which of the tests of checkpoints are in `make test`, and sandboxes with a state directory of their own."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
+from boxes import Boxes
 
 #: Each program is saved in both forms, and on both platforms; all four together take too long.
 QUICK = {("seccomp", "restored"), ("ptrace", "resumed")}
@@ -10,7 +14,10 @@ QUICK = {("seccomp", "restored"), ("ptrace", "resumed")}
 LONGER = ("test_python", "test_go", "test_sqlite_in_a_transaction", "test_node")
 LONGEST = ("test_gcc_and_make",)
 #: All that these do differently for the platforms is tested elsewhere.
-ON_ONE_PLATFORM = ("test_checkpoint_sandboxes.py", "test_checkpoint_jobs.py")
+ON_ONE_PLATFORM = (
+    "test_checkpoint_sandboxes.py", "test_checkpoint_jobs.py", "test_checkpoint_errors.py", "test_checkpoint_forged.py",
+    "test_checkpoint_surroundings.py",
+)  # fmt: skip
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -28,3 +35,14 @@ def _is_quick(item: pytest.Function) -> bool:
     chosen = item.callspec.params.get("platform"), item.callspec.params.get("form")
     name = item.originalname
     return chosen in QUICK and name not in LONGEST and (name not in LONGER or chosen[0] == "seccomp")
+
+
+@pytest.fixture
+def boxes(platform: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Boxes]:
+    """The directory that they share with the host is the test's own, and the current one."""
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    found = Boxes(platform, tmp_path)
+    yield found
+    found.close()

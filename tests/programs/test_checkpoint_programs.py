@@ -5,23 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from boxes import Boxes
 from harness import program
 from saved_program import FORMS, same_when_saved
-
-
-@pytest.fixture
-def boxes(platform: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Boxes]:
-    work = tmp_path / "work"
-    work.mkdir()
-    monkeypatch.chdir(work)
-    found = Boxes(platform, tmp_path)
-    yield found
-    found.close()
 
 
 @pytest.fixture(params=FORMS)

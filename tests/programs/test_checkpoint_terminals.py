@@ -4,21 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from boxes import Boxes, until
 from typist import Typist
-
-
-@pytest.fixture
-def boxes(platform: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Boxes]:
-    monkeypatch.chdir(tmp_path)
-    found = Boxes(platform, tmp_path)
-    yield found
-    found.close()
-
 
 SHELL = ("env", "PS1=$? OUT> ", "bash", "--norc", "--noediting")
 #: What says when ^C comes to it, and not to the shell.

@@ -5,9 +5,14 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import pty
+import re
 import shutil
+import signal
 import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -159,3 +164,32 @@ def test_the_sandbox_of_a_do(anyones: Boxes) -> None:
 def test_mistakes(words: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert says in Boxes("seccomp", tmp_path).bad(*words, status=2)
+
+
+def test_a_bar_while_memory_is_loaded(boxes: Boxes) -> None:
+    """On a terminal, once it takes longer than a moment; the programs find an empty line."""
+    code = "import os, time\nown = os.urandom(20 << 20)\nwhile True:\n    print('up', flush=True)\n    time.sleep(0.05)\n"
+    boxes.begin("run", "-d", "--id", "box", "--", sys.executable, "-c", code)
+    log = boxes.state / "box" / "output.log"
+    until(lambda: log.exists() and log.stat().st_size, "it is up")
+    form = "zstd" if boxes.platform == "ptrace" else "none"
+    boxes.good("checkpoint", "--no-fsync", "--compression", form, "--image-path", "image", "box")
+    boxes.good("delete", "box")
+    pid, master = pty.fork()
+    if not pid:
+        words = boxes.command("restore", "--image-path", "image")
+        os.execv(words[0], words)
+    until(lambda: list(boxes.state.iterdir()), "it begins")
+    os.kill(pid, signal.SIGSTOP)
+    time.sleep(0.4)  # that is the moment
+    os.kill(pid, signal.SIGCONT)
+    shown = b""
+    while b"up" not in shown:
+        shown += os.read(master, 4096)
+    bar, _, rest = shown.partition(b"up")
+    assert re.search(rb"\rmemory +\d+% \[#* *\]  \d+[KMB] of \d+M", bar), shown
+    assert re.search(rb"\r +\r$", bar) and b"%" not in rest, shown
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    os.close(master)
+    until(lambda: not list(boxes.state.iterdir()), "nothing is left")

@@ -23,15 +23,6 @@ from trapline.sentry.control import records
 COUNT = "i=0; while :; do i=$((i+1)); echo $i > count; sleep 0.01; done"
 
 
-@pytest.fixture
-def boxes(platform: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Boxes]:
-    (tmp_path / "work").mkdir()
-    monkeypatch.chdir(tmp_path / "work")  # shared with the sandboxes
-    found = Boxes(platform, tmp_path)
-    yield found
-    found.close()
-
-
 @pytest.fixture(params=["root", "user"])
 def anyones(request: pytest.FixtureRequest, platform: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Boxes]:
     """Also as an ordinary user, where the tests run as root."""
@@ -452,6 +443,21 @@ def test_terminals(boxes: Boxes) -> None:
 def boxes_without_terminal(boxes: Boxes) -> str:
     boxes.good("run", "-d", "--id", "plain", "--", "sleep", "100")
     return boxes.bad("attach", "plain")
+
+
+def test_names_that_are_not_utf8(boxes: Boxes) -> None:
+    """Linux's are bytes: arguments, paths of images, what an error names, and what is listed."""
+    odd = os.fsdecode(b"a\xffb")
+    boxes.begin("run", "-d", "--id", "odd", "--", "sh", "-c", f"sleep 1000; : {odd}")
+    assert boxes("exec", "odd", "printf", odd).stdout == b"a\xffb"
+    assert f"{odd}: executable file not found" in boxes.bad("exec", "odd", odd).replace("\\udcff", "\udcff")
+    assert r"a\xffb" in boxes.good("list") and r"a\xffb" in boxes.good("ps", "odd")
+    assert r"a\xffb" in boxes.ps("odd")[0]["command"][-1]
+    boxes.good("checkpoint", "--no-fsync", "--image-path", odd, "odd")
+    boxes.good("delete", "odd")
+    boxes.begin("restore", "-d", "--id", "odd", "--image-path", odd)
+    assert r"a\xffb" in boxes.ps("odd")[0]["command"][-1]
+    assert boxes("do", "printf", odd).stdout == b"a\xffb"
 
 
 def test_a_console_socket(boxes: Boxes) -> None:

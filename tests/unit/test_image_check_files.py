@@ -104,6 +104,8 @@ NONSENSE: list[tuple[str, Callable[[Image], object], str]] = [
     ("capacity", lambda i: setattr(i.pipes[1], "capacity", 0), "capacity"),
     ("peer", lambda i: setattr(i.sockets[14], "peer", 9), "the socket 9"),
     ("state", lambda i: setattr(i.sockets[14], "state", "x"), "state 'x'"),
+    ("raw", lambda i: setattr(i.sockets[14], "type", 3), "type 3"),
+    ("truncated", lambda i: setattr(i.files[14], "flags", 0o1001), "flags cannot be 0o1001"),
     ("family", lambda i: setattr(i.sockets[14], "family", 99), "family"),
     ("address", lambda i: setattr(i.sockets[14], "name", bytes(200)), "address cannot have 200 bytes"),
     ("in flight", lambda i: i.sockets[14].queue[0].files.append(99), "the file 99"),

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from image_samples import MEMORY, image, kernel, make, thread
 
-from trapline.sentry.kernel.state import KernelState
+from trapline.sentry.kernel.state import KernelState, ThreadGroup
 from trapline.sentry.state import codec, image_check, manifest, pages_meta, schema
 from trapline.sentry.state.image_reader import ImageReader
 from trapline.sentry.state.image_writer import ImageWriter
@@ -407,6 +407,9 @@ def test_nonsense(target: Path, change: Callable[[Image], object], says: str) ->
 
 KERNEL_NONSENSE: list[tuple[str, Callable[[KernelState], object], str]] = [
     ("unknown process", lambda k: k.groups.pop(7), "knows nothing of process 7"),
+    ("unknown to the host", lambda k: k.groups.update({55: ThreadGroup(55, ppid=7)}), "knows of process 55, which there is not"),
+    ("no rate", lambda k: setattr(k.clock, "rate_den", 0), "rate's divisor cannot be 0"),
+    ("time", lambda k: setattr(k.clock, "tai_delta", 1 << 63), "a time of the clocks"),
     ("unknown thread", lambda k: k.groups[7].threads.pop(9), "knows nothing of thread 9"),
     ("other id", lambda k: setattr(k.groups[7], "tgid", 5), "written down as 5"),
     ("other thread id", lambda k: setattr(k.groups[7].threads[9], "tid", 5), "written down as 5"),

@@ -119,3 +119,13 @@ def test_a_process_that_is_gone(path: str) -> None:
         fill.add([PageRun("s1", 1 << 20, 4096, 0)], child.pid)
         with pytest.raises(Gone):
             fill.run()
+
+
+def test_how_far_it_is(path: str) -> None:
+    told: list[tuple[int, int]] = []
+    with ImageReader(path) as reader:
+        fill = PageFill(reader.chain, [reader.pages_fds])
+        fill.tell = lambda done, total: told.append((done, total))
+        fill.add(reader.runs())
+        fill.run()
+    assert told == [(index * BLOCK, 6 * BLOCK) for index in range(6)]

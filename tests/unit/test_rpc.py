@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 
 import msgspec
 import pytest
@@ -104,6 +106,39 @@ def test_answers_are_one_line_each() -> None:
     line = rpc.failure(None, RpcError(rpc.REFUSED, "no\nway"))
     assert line.count(b"\n") == 1
     assert json.loads(line)["error"] == {"code": rpc.REFUSED, "message": "no\nway"}
+
+
+class Names(msgspec.Struct):
+    names: list[str]
+
+
+@given(st.lists(st.binary(max_size=12).filter(lambda name: b"\n" not in name) | st.just("\U0010ffff".encode())))
+def test_names_of_files_are_bytes(names: list[bytes]) -> None:
+    """What is not UTF-8 comes and goes with escapes, by the client's form and by any other of JSON."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        asking = object.__new__(client.Client)
+        asking._socket, asking._number, asking._held, asking._fds = ours, 0, b"", []
+        asking._post("x", {"names": [os.fsdecode(name) for name in names]}, ())
+        line = theirs.recv(1 << 16)
+        params = rpc.decode(line).params
+        other = json.dumps(json.loads(bytes(params)), ensure_ascii=False).encode()
+        for form in (params, msgspec.Raw(other)):
+            assert [os.fsencode(name) for name in rpc.decode_params(form, Names).names] == names
+        answers = (
+            rpc.result(1, Names([os.fsdecode(name) for name in names])),
+            rpc.notice("x", {"names": [os.fsdecode(name) for name in names]}),
+        )
+        for answer, key in zip(answers, ("result", "params"), strict=True):
+            theirs.sendall(answer)
+            assert [os.fsencode(name) for name in asking._receive()[key]["names"]] == names
+        theirs.sendall(rpc.failure(1, RpcError(rpc.REFUSED, os.fsdecode(b"".join(names)))))
+        assert os.fsencode(asking._receive()["error"]["message"]) == b"".join(names)
+
+
+def test_an_escape_that_there_is_not() -> None:
+    with pytest.raises(RpcError, match="escape"):
+        rpc.decode_params(msgspec.Raw('{"names":["\U0010ffffx"]}'.encode()), Names)
 
 
 def test_the_client_speaks_the_same_version() -> None:
