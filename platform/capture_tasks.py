@@ -13,6 +13,7 @@ import ctypes
 import os
 import signal
 import struct
+from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from functools import partial
 from typing import TYPE_CHECKING
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from trapline.sentry.kernel.state import ThreadGroup
 
 _SIGALTSTACK, _PRCTL, _PR_GET_TID_ADDRESS, _PR_GET_DUMPABLE, _PR_SET_DUMPABLE = 131, 157, 40, 3, 4
+_UNAME, _UTSNAME = 63, 6 * 65
 _GET_ROBUST_LIST, _IOPRIO_GET, _IOPRIO_WHO_PROCESS = 274, 252, 1
 _PTRACE_GET_RSEQ_CONFIGURATION = 0x420F
 _EVENT_STOP = pt.EVENT_STOP << 16 | 5 << 8 | 0x7F
@@ -58,6 +60,8 @@ class TaskCapture:
         self._regs = pt.RegisterFile()
         #: By process, what only it can be asked of its memory.
         self.probed: dict[int, Probed] = {}
+        #: What guests call the host and its domain.
+        self.names: tuple[str, str] | None = None
         #: Processes that are made dumpable while they are saved: a task of each, and what they were.
         self._hidden: dict[int, tuple[Tracee, int]] = {}
 
@@ -281,6 +285,8 @@ class TaskCapture:
                 self.probed[group.tgid] = task_attributes.ask_memory(
                     make, partial(_locked, t.host), partial(_is_present, t.host)
                 )
+                if self.names is None:
+                    self.names = self._names(make, t, regs.rsp)
                 if group.tgid in self._hidden:
                     hidden = self._hidden[group.tgid][1]
                     self.probed[group.tgid] = self.probed[group.tgid]._replace(dumpable=hidden)
@@ -292,6 +298,19 @@ class TaskCapture:
             # The registers may say that the host is to begin a call again, which it does after such a stop only.
             self._stand_again(t)
         return told
+
+    @staticmethod
+    def _names(make: Callable[..., int], t: Tracee, stack: int) -> tuple[str, str]:
+        """As the thread sees them, in its UTS namespace (uname(2))."""
+        room = (stack - _RED_ZONE - 1024) & ~15
+        kept = t.memory.read(room, _UTSNAME)
+        try:
+            make(_UNAME, room)
+            words = t.memory.read(room, _UTSNAME)
+        finally:
+            t.memory.write(room, kept)
+        host, domain = (words[65 * n : 65 * n + 65].partition(b"\0")[0] for n in (1, 5))
+        return os.fsdecode(host), os.fsdecode(domain)
 
     def _stand_again(self, t: Tracee) -> None:
         """Bring a task that stands to an event stop, before it executes anything. Gone; OSError."""

@@ -205,7 +205,12 @@ class Save:
         """Everything but pages and files. Unsavable; Gone; OSError."""
         state = self._kernel.state
         self._facts = self._manifest()
+        for text in self._session.surroundings.changes():
+            self._refuse(text)
         self._tasks(state)
+        if self._asked is not None and self._asked.names:
+            options = self._facts.options
+            options["hostname"], options["domainname"] = self._asked.names
         self._spaces()
         self._files()
         self.image.ipc = own_state.save_ipc(self._session, self._writer, self._refuse)

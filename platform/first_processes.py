@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import gc
@@ -146,6 +147,8 @@ class First:
                 os.sched_setaffinity(0, self.plan.cpus)
             if self.hostname:
                 socket.sethostname(self.hostname)
+            if name := os.fsencode(self.options.domainname):
+                calls.syscall("setdomainname", 171, ctypes.c_char_p(name), len(name))
             if self.options.network == "none":
                 loopback_up()
             if self.plan.is_init:

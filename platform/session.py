@@ -20,6 +20,7 @@ from trapline.platform.notifications import Listener
 from trapline.platform.pump import Pump
 from trapline.platform.seccomp import SeccompEngine
 from trapline.platform.signal_descriptor import SignalDescriptor
+from trapline.platform.surroundings import Surroundings
 from trapline.platform.task_ids import blocked, read_ids
 from trapline.platform.tracee import Tracee
 from trapline.platform.vdso_image import VdsoImage
@@ -72,6 +73,7 @@ class Session:
             raise SetupError(f"the log cannot be written: {options.log}: {error.strerror}") from None
         for note in sandbox.notes:
             self.log.info(note)
+        self.surroundings = Surroundings(sandbox.init_pid, options.network == "none")
         self.engine: Engine = SeccompEngine() if options.platform == "seccomp" else Engine()
         state = self._first_state()
         self.kernel = Kernel(self.engine, state)

@@ -86,6 +86,7 @@ class DoOptions(msgspec.Struct):
     hook_timeout: float = 600.0  # seconds until one that has not ended is killed; 0: never
     # What only a bundle asks for (sentry/control/oci.py); the defaults are what `do` does.
     hostname: str = ""  # "": the host's
+    domainname: str = ""  # likewise
     keep_env: bool = True  # start from the caller's environment; False: from none
     user: User | None = None  # None: the caller
     rlimits: dict[str, tuple[int, int]] = {}  # RLIMIT_NOFILE and so on: soft, hard
