@@ -190,7 +190,7 @@ def test_gcc_and_make(boxes: Boxes, form: str) -> None:
 
 
 MANY = r"""
-import os, sys, hashlib
+import os, sys, time
 # A ring of processes: each passes on what comes, a little changed.
 count = 200
 pipes = [os.pipe() for _ in range(count + 1)]
@@ -211,6 +211,7 @@ for i in range(80):
     out.write(b"%d\n" % i * 3)
     print([into.readline() for _ in range(3)], flush=True)
     if i in (5, 15): print("at", i, flush=True)
+    time.sleep(0.02)  # there is something to be saved when whoever saves has come
 out.close()
 print(into.read(), sum(os.waitstatus_to_exitcode(os.wait()[1]) for _ in range(count)))
 """
@@ -223,7 +224,7 @@ def test_200_processes(boxes: Boxes, form: str) -> None:
 
 THREADS = r"""
 import threading, time
-count, rounds = 200, 30
+count, rounds = 200, 60
 barrier = threading.Barrier(count + 1)
 cells, lock = [0] * count, threading.Lock()
 names = set()
