@@ -37,11 +37,11 @@ def mappings_of(host: int) -> list[Mapping]:
 
 def _mapping(host: int, fields: list[bytes], details: dict[bytes, bytes], wanted: int) -> Mapping:
     start, end = (int(part, 16) for part in fields[0].split(b"-"))
-    permissions, offset, inode = fields[1], int(fields[2], 16), int(fields[4])
+    permissions, offset, of_file = fields[1], int(fields[2], 16), fields[3] != b"00:00"
     path = fields[5] if len(fields) > 5 else b""
     mapping = Mapping(
         start, end, permissions[:1] == b"r", permissions[1:2] == b"w", permissions[2:3] == b"x", 0,
-        file=path if inode and path.startswith(b"/") else b"", offset=offset,
+        file=path if of_file and path.startswith(b"/") else b"", offset=offset,
     )  # fmt: skip
     mapping.dumped = _size(host, mapping, details, wanted, shared=permissions[3:4] == b"s", path=path)
     return mapping
