@@ -12,14 +12,20 @@ from trapline.sentry.state.names import printable
 
 
 class Surroundings:
-    """Of one sandbox, whose guests do not run yet. OSError."""
+    """Of one sandbox, whose guests do not run yet."""
 
     def __init__(self, init: int, own_network: bool) -> None:
         """`init`: the host id of its pid 1."""
         self._init = init
         self._own_network = own_network
-        self._mounts = self._read("mountinfo")
-        self._network = self._facts()
+        self._known = True
+        self._mounts: list[str] = []
+        self._network: list[str] = []
+        try:
+            self._mounts = self._read("mountinfo")
+            self._network = self._facts()
+        except OSError:
+            self._known = False  # it has ended already, and will not be saved
 
     def _read(self, name: str) -> list[str]:
         with open(f"/proc/{self._init}/{name}", encoding="utf-8", errors="surrogateescape") as file:
@@ -39,6 +45,8 @@ class Surroundings:
 
     def changes(self) -> list[str]:
         """What is otherwise now, one line for each. OSError."""
+        if not self._known:
+            return []
         now, said = self._read("mountinfo"), []
         points: dict[str, set[str]] = {}
         for word, lines in (("before", self._mounts), ("now", now)):
