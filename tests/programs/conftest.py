@@ -11,12 +11,14 @@ from boxes import Boxes
 #: Each program is saved in both forms, and on both platforms; all four together take too long.
 QUICK = {("seccomp", "restored"), ("ptrace", "resumed")}
 #: Those that take longest, in one of them only, or in none.
-LONGER = ("test_python", "test_go", "test_sqlite_in_a_transaction", "test_node")
+LONGER = (
+    "test_python", "test_go", "test_sqlite_in_a_transaction", "test_node", "test_200_processes", "test_200_threads",
+)  # fmt: skip
 LONGEST = ("test_gcc_and_make",)
 #: All that these do differently for the platforms is tested elsewhere.
 ON_ONE_PLATFORM = (
     "test_checkpoint_sandboxes.py", "test_checkpoint_jobs.py", "test_checkpoint_errors.py", "test_checkpoint_forged.py",
-    "test_checkpoint_surroundings.py",
+    "test_checkpoint_surroundings.py", "test_podman.py", "test_version_control.py", "test_large_files.py",
 )  # fmt: skip
 
 
@@ -28,8 +30,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _is_quick(item: pytest.Function) -> bool:
+    if not hasattr(item, "callspec"):
+        return True
     if item.path.name in ON_ONE_PLATFORM:
-        return bool(item.callspec.params["platform"] == "seccomp")
+        return bool(item.callspec.params.get("platform", "seccomp") == "seccomp")
+    if "anyones" in item.callspec.params:
+        # Of both kinds of user on both platforms, one each.
+        return (item.callspec.params["anyones"] == "root") == (item.callspec.params["platform"] == "seccomp")
     if item.path.name != "test_checkpoint_programs.py":
         return True
     chosen = item.callspec.params.get("platform"), item.callspec.params.get("form")

@@ -25,7 +25,7 @@ def left():
 
 def test_load(platform: str) -> None:
     workload("mixed_load")
-    assert soak_load.run([platform], 8, SEED, show=False) == []
+    assert soak_load.run([platform], 5, SEED, show=False) == []
 
 
 def test_load_judges() -> None:
