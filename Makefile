@@ -1,5 +1,5 @@
 # make run    the timer workload natively and under trapline, side by side
-# make test   the tests, on both platforms, in about 13 minutes on two CPUs; make test-all: those that take longer, too
+# make test   the tests, on both platforms, in about 15 minutes on two CPUs; make test-all: those that take longer, too
 # Everything else is below; each target sets up what it needs, and only what is missing or out of date.
 
 PYTHON ?= python3

@@ -12,9 +12,9 @@ from boxes import Boxes
 QUICK = {("seccomp", "restored"), ("ptrace", "resumed")}
 #: Those that take longest, in one of them only, or in none.
 LONGER = (
-    "test_python", "test_go", "test_sqlite_in_a_transaction", "test_node", "test_200_processes", "test_200_threads",
+    "test_python", "test_go", "test_sqlite_in_a_transaction", "test_node", "test_200_threads",
 )  # fmt: skip
-LONGEST = ("test_gcc_and_make",)
+LONGEST = ("test_gcc_and_make", "test_200_processes")
 #: All that these do differently for the platforms is tested elsewhere.
 ON_ONE_PLATFORM = (
     "test_checkpoint_sandboxes.py", "test_checkpoint_jobs.py", "test_checkpoint_errors.py", "test_checkpoint_forged.py",
