@@ -81,6 +81,18 @@ static inline const char *yes(bool value)
     return value ? "yes" : "no";
 }
 
+/* A set of one signal or two; 0 for none. */
+static inline sigset_t set_of(int first, int second)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    if (first)
+        sigaddset(&set, first);
+    if (second)
+        sigaddset(&set, second);
+    return set;
+}
+
 /* A wait status in words. Two results may be live at once. */
 static inline const char *status_text(int status)
 {

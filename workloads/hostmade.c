@@ -23,18 +23,9 @@ static void install(int signo, int flags)
     sigaction(signo, &action, NULL);
 }
 
-static sigset_t set_of(int signo)
-{
-    sigset_t set;
-    sigemptyset(&set);
-    if (signo)
-        sigaddset(&set, signo);
-    return set;
-}
-
 static void block(int how, int signo)
 {
-    sigset_t set = set_of(signo);
+    sigset_t set = set_of(signo, 0);
     pthread_sigmask(how, &set, NULL);
 }
 
@@ -56,7 +47,7 @@ static bool is_blocked(int signo)
 static const char *take(int signo, long ms)
 {
     static char text[48];
-    sigset_t set = set_of(signo);
+    sigset_t set = set_of(signo, 0);
     struct timespec timeout = {ms / 1000, ms % 1000 * MS};
     siginfo_t info = {0};
     int got = sigtimedwait(&set, &info, ms < 0 ? NULL : &timeout);

@@ -49,15 +49,6 @@ static void on_signal(int signo)
     (void)signo;
 }
 
-static sigset_t set_of(int first, int second)
-{
-    sigset_t set;
-    sigemptyset(&set);
-    sigaddset(&set, first);
-    sigaddset(&set, second);
-    return set;
-}
-
 static void prepare(void)
 {
     sigset_t blocked = set_of(SIGUSR1, SIGRTMIN + 4);

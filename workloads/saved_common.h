@@ -28,17 +28,6 @@ static inline void install(int signo, void (*handler)(int), int flags)
     sigaction(signo, &action, NULL);
 }
 
-static inline sigset_t set_of(int first, int second)
-{
-    sigset_t set;
-    sigemptyset(&set);
-    if (first)
-        sigaddset(&set, first);
-    if (second)
-        sigaddset(&set, second);
-    return set;
-}
-
 static inline void block(int how, int first, int second)
 {
     sigset_t set = set_of(first, second);

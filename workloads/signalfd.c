@@ -14,17 +14,6 @@ static void note(int signo)
     count++;
 }
 
-static sigset_t set_of(int first, int second)
-{
-    sigset_t set;
-    sigemptyset(&set);
-    if (first)
-        sigaddset(&set, first);
-    if (second)
-        sigaddset(&set, second);
-    return set;
-}
-
 static void block(int how, int first, int second)
 {
     sigset_t set = set_of(first, second);

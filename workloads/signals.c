@@ -33,17 +33,6 @@ static void install_info(int signo, int flags)
     sigaction(signo, &action, NULL);
 }
 
-static sigset_t set_of(int first, int second)
-{
-    sigset_t set;
-    sigemptyset(&set);
-    if (first)
-        sigaddset(&set, first);
-    if (second)
-        sigaddset(&set, second);
-    return set;
-}
-
 static void block(int how, int first, int second)
 {
     sigset_t set = set_of(first, second);

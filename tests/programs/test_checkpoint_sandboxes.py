@@ -4,23 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from boxes import Boxes, root_of_busybox, until
 from typist import Typist
-
-
-@pytest.fixture
-def boxes(platform: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Boxes]:
-    work = tmp_path / "work"
-    work.mkdir()
-    monkeypatch.chdir(work)
-    found = Boxes(platform, tmp_path)
-    yield found
-    found.close()
-
 
 #: It counts, and says what its clock shows; nobody of it waits in the sentry or in the host alone.
 COUNT = """
