@@ -25,8 +25,12 @@ test-all: check test
 	@$(PY) -m pytest -m long $(TESTS) || [ $$? = 5 ] # 5: there is none among TESTS
 	@$(PY) workloads/bench.py --quick
 
-check: $(SETUP)
+# The tests' own C programs are compiled by the tests that run them: here too, so that a change of a header
+# they share with workloads/ does not wait for those.
+check: $(SETUP) | gcc
 	@$(PY) -m ruff check .
+	@for source in $(wildcard tests/*/*.c); do \
+	  gcc -fsyntax-only -O2 -std=gnu11 -Wall -Wextra -Werror -Iworkloads $$source || exit 1; done
 	@MYPYPATH=src $(PY) -m mypy -p trapline.sentry -p trapline.platform
 	@$(PY) tests/import_direction.py
 
@@ -93,7 +97,7 @@ distclean: clean
 help:
 	@echo 'make run        the timer workload natively and under trapline'
 	@echo 'make test       the tests (TESTS=tests/unit for some)'
-	@echo 'make check      ruff, mypy --strict, direction of imports'
+	@echo 'make check      ruff, gcc -Wall, mypy --strict, direction of imports'
 	@echo 'make test-all   check, test, the tests that take minutes, a quick bench'
 	@echo 'make bench      the benchmark (BENCHFLAGS=--quick)'
 	@echo 'make bench-docs its pages, chart and table, from what make bench found'

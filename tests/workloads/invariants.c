@@ -36,15 +36,6 @@ static void catch_signal(int signo, int flags)
     sigaction(signo, &action, NULL);
 }
 
-static sigset_t set_of(int signo)
-{
-    sigset_t set;
-    sigemptyset(&set);
-    if (signo)
-        sigaddset(&set, signo);
-    return set;
-}
-
 /* Whether a process sleeps: in a call, or, on the ptrace platform, parked. Three times, since an owned call
  * that is answered at once sleeps for a moment as well. */
 static void wait_until_asleep(pid_t pid)
@@ -143,7 +134,7 @@ static void frozen_clock_nanosleep(char *line)
 static void frozen_sigtimedwait_timeout(char *line)
 {
     struct timespec second = {1, 0};
-    sigset_t set = set_of(SIGUSR2);
+    sigset_t set = set_of(SIGUSR2, 0);
     sigprocmask(SIG_BLOCK, &set, NULL);
     int64_t since = now_ns(CLOCK_MONOTONIC);
     const char *result = outcome(sigtimedwait(&set, NULL, &second));
@@ -159,7 +150,7 @@ static void frozen_pause(char *line)
 
 static void frozen_sigwaitinfo(char *line)
 {
-    sigset_t set = set_of(SIGUSR2);
+    sigset_t set = set_of(SIGUSR2, 0);
     siginfo_t info;
     sigprocmask(SIG_BLOCK, &set, NULL);
     int signo = sigwaitinfo(&set, &info);
@@ -168,7 +159,7 @@ static void frozen_sigwaitinfo(char *line)
 
 static void frozen_sigsuspend(char *line)
 {
-    sigset_t set = set_of(SIGUSR1), none = set_of(0), now;
+    sigset_t set = set_of(SIGUSR1, 0), none = set_of(0, 0), now;
     catch_signal(SIGUSR1, 0);
     sigprocmask(SIG_BLOCK, &set, NULL);
     const char *result = outcome(sigsuspend(&none));
@@ -178,7 +169,7 @@ static void frozen_sigsuspend(char *line)
 
 static void wait_for_child(char *line, bool by_waitid)
 {
-    sigset_t set = set_of(SIGUSR1);
+    sigset_t set = set_of(SIGUSR1, 0);
     sigprocmask(SIG_BLOCK, &set, NULL);
     pid_t child = fork_or_die();
     if (child == 0) {
@@ -236,7 +227,7 @@ static void freeze(void)
 
 static void queue(void)
 {
-    sigset_t set = set_of(SIGRTMIN);
+    sigset_t set = set_of(SIGRTMIN, 0);
     int acknowledge[2];
     sigprocmask(SIG_BLOCK, &set, NULL);
     fcntl(0, F_SETFL, O_NONBLOCK);
@@ -291,7 +282,7 @@ static void in_epoll_wait(char *line)
 static void in_epoll_pwait(char *line)
 {
     struct epoll_event event;
-    sigset_t set = set_of(SIGUSR2);
+    sigset_t set = set_of(SIGUSR2, 0);
     int fd = epoll_create1(0);
     strcpy(line, outcome(epoll_pwait(fd, &event, 1, 300, &set)));
 }
@@ -303,7 +294,7 @@ static void in_poll(char *line)
 
 static void in_ppoll(char *line)
 {
-    sigset_t set = set_of(SIGUSR2);
+    sigset_t set = set_of(SIGUSR2, 0);
     struct timespec timeout = third;
     strcpy(line, outcome(ppoll(NULL, 0, &timeout, &set)));
 }
@@ -316,7 +307,7 @@ static void in_select(char *line)
 
 static void in_pselect(char *line)
 {
-    sigset_t set = set_of(SIGUSR2);
+    sigset_t set = set_of(SIGUSR2, 0);
     struct timespec timeout = third;
     strcpy(line, outcome(pselect(0, NULL, NULL, NULL, &timeout, &set)));
 }
@@ -404,7 +395,7 @@ static void in_nanosleep(char *line)
 
 static void in_sigtimedwait(char *line)
 {
-    sigset_t set = set_of(SIGUSR2);
+    sigset_t set = set_of(SIGUSR2, 0);
     struct timespec timeout = third;
     sigprocmask(SIG_BLOCK, &set, NULL);
     strcpy(line, outcome(sigtimedwait(&set, NULL, &timeout)));
@@ -493,7 +484,7 @@ static void stopped(void)
 
 static void in_owned_calls(unsigned turn)
 {
-    sigset_t set = set_of(SIGUSR2);
+    sigset_t set = set_of(SIGUSR2, 0);
     struct timespec moment = {0, 500000};
     struct itimerval interval;
     timer_t timer;

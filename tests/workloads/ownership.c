@@ -242,7 +242,7 @@ static void clocks(void)
         struct timespec value = {0, 0};
         long result = syscall(SYS_clock_gettime, all[i].id, &value);
         say("%s: %ld %ld", all[i].name, (long)(now_ns(all[i].id) / MS),
-            result < 0 ? -1L : value.tv_sec * 1000L + value.tv_nsec / MS);
+            result < 0 ? -1L : (long)(value.tv_sec * 1000 + value.tv_nsec / MS));
     }
 }
 
