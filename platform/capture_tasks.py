@@ -90,6 +90,9 @@ class TaskCapture:
             return
         self._filters(t, int(_fields(f"/proc/{t.host}/status").get("Seccomp_filters", "0")))  # may forbid what follows
         at = self._place(t, group)
+        if t.holding is not None:
+            # From the event of a vfork's child the host would go on with that call before any of ours.
+            self._stand_again(t)
         with borrowed(t.host):
             before = single(t.host, at, _PRCTL, _PR_GET_DUMPABLE)
             if before != 1:

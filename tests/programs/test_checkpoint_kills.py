@@ -224,7 +224,7 @@ class Killer:
         last = "page_loader:Loader.close" if more else "checkpoint_attempts:Attempts.loaded"
         own = found[0]
         own = own[: own.index(last) + 20] if last in own else own
-        return own, next(each for each in found if "seed:_leave" in each)
+        return own, next(each for each in found if "seed:_room" in each)
 
 
 @pytest.fixture
