@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from trapline.platform.capture_files import Capture, Held
 
 _TARGET = re.compile(r"tfd:\s*(\d+) events:\s*([0-9a-f]+) data:\s*([0-9a-f]+)(?:.* ino:([0-9a-f]+) sdev:([0-9a-f]+))?")
+#: A timer with a period of less than a look takes is never still for one.
+_LOOKS = 10
 _WATCH = re.compile(r"inotify wd:([0-9a-f]+) ino:([0-9a-f]+) sdev:([0-9a-f]+) mask:([0-9a-f]+)")
 
 
@@ -69,15 +71,12 @@ def _timerfd(work: Capture, held: Held) -> None:
     setting = work.cancelled.get(info.mark)
     if setting is not None:
         left = max(setting.deadline - time.clock_gettime_ns(time.CLOCK_REALTIME), 1) if setting.deadline else 0
+        now = work.clocks.now(info.clock_id)
         interval, settings, ticks = setting.interval, setting.flags, setting.ticks
     else:
-        left, interval = calls.timerfd_gettime(held.descriptor)
-        settings, ticks = info.flags, info.ticks
-        # Periods that passed between the two looks are counted by the second one.
-        ticks = (wall_timerfds.info_of("self", held.descriptor) or info).ticks
-    deadline = 0
-    if left:
-        deadline = work.clocks.now(info.clock_id) + work.clocks.span_from_host(left)
+        left, interval, ticks, now = _left_and_ticks(work, held, info)
+        settings = info.flags
+    deadline = now + work.clocks.span_from_host(left) if left else 0
     work.found(
         held,
         TimerFile(
@@ -89,6 +88,23 @@ def _timerfd(work: Capture, held: Held) -> None:
             cancelled=setting is not None,
         ),
     )
+
+
+def _left_and_ticks(work: Capture, held: Held, info: wall_timerfds.Info) -> tuple[int, int, int, int]:
+    """What is left of a period, the interval, the expirations that were not read, and the time then.
+
+    All of one moment: an expiration between the looks would be counted and still be ahead, and each ns between the
+    first look and the clock's would make the timer late by as much, in each save again.
+    """
+    calls.timerfd_gettime(held.descriptor)  # which counts the periods that have passed; until then there is one of them
+    for _ in range(_LOOKS):
+        before = wall_timerfds.info_of("self", held.descriptor) or info
+        left, interval = calls.timerfd_gettime(held.descriptor)
+        now = work.clocks.now(info.clock_id)
+        after = wall_timerfds.info_of("self", held.descriptor) or info
+        if before.ticks == after.ticks:
+            break
+    return left, interval, after.ticks, now
 
 
 def _pidfd(work: Capture, held: Held) -> None:

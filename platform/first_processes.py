@@ -63,7 +63,7 @@ class First:
         self.report = report
         self.channel = channel
         self.hostname = ""
-        self.starts = (0, 0)
+        self.zero: tuple[int, int] | None = None
         #: In pid 1 with its namespaces, while its mounts are still the host's.
         self.prepare: Callable[[], None] = lambda: None
         self.keeps_capabilities = False  # of its namespaces: it is to make processes of anybody
@@ -211,8 +211,7 @@ class First:
             fail(self.channel, error)
 
     def _time_flag(self) -> int:
-        wanted = "time_namespace" not in self.options.without and os.path.exists("/proc/self/ns/time")
-        return calls.CLONE_NEWTIME if wanted else 0
+        return calls.CLONE_NEWTIME if has_time_namespace(self.options) else 0
 
     def _other_flags(self) -> int:
         flags = calls.CLONE_NEWNS | calls.CLONE_NEWIPC | calls.CLONE_NEWUTS
@@ -223,13 +222,17 @@ class First:
         if not self._time_flag():
             return Clocks()
         # Offsets count from the clocks of the machine; we may be in a time namespace ourselves.
-        base = clock_gettime_ns(CLOCK_MONOTONIC) - self.starts[0]
-        boot = clock_gettime_ns(CLOCK_BOOTTIME) - self.starts[1]
+        base, boot = self.zero or (clock_gettime_ns(CLOCK_MONOTONIC), clock_gettime_ns(CLOCK_BOOTTIME))
         lines = b""
         for name, offset in ((b"monotonic", before[0] - base), (b"boottime", before[1] - boot)):
             lines += b"%s %d %d\n" % (name, offset // _SECOND, offset % _SECOND)
         _write("/proc/self/timens_offsets", lines)
         return Clocks(base, boot, True)
+
+
+def has_time_namespace(options: DoOptions) -> bool:
+    """Whether a sandbox gets one."""
+    return "time_namespace" not in options.without and os.path.exists("/proc/self/ns/time")
 
 
 def _make_directory(path: str) -> None:

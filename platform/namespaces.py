@@ -235,8 +235,7 @@ def start(
     *,
     terminal: CallerTerminal | None = None,
     hostname: str = "",
-    monotonic_start: int = 0,
-    boottime_start: int = 0,
+    zero: tuple[int, int] | None = None,
     keep: Iterable[int] = (),
     is_init: bool = False,
     saved: SavedFiles | None = None,
@@ -253,9 +252,9 @@ def start(
     `is_init` it is pid 1, as in a container, and leads a session; else that is a stub. With `keep_capabilities` it has
     all of its user namespace's. It must not return: it waits on the channel (the end of the channel means that the
     sentry is gone) and executes something. `stage` is an empty directory of the host for the sandbox's own tmpfs.
-    `keep` are further descriptors that guest_main needs, `terminal` is the caller's. The sandbox's clocks begin at the
-    given values, ns. `saved` are own files of a checkpoint that it gets back; `prepare` is called in pid 1 before
-    anything is mounted, and may raise what is then a SetupError.
+    `keep` are further descriptors that guest_main needs, `terminal` is the caller's. The sandbox's clocks begin now,
+    or were 0 when the host's MONOTONIC and BOOTTIME were as `zero` says, ns. `saved` are own files of a checkpoint that
+    it gets back; `prepare` is called in pid 1 before anything is mounted, and may raise what is then a SetupError.
 
     Call it while the process has one thread, and before changing how signals are handled: the guest gets
     what is in force now. SetupError when the working directory is gone or no process can be made.
@@ -295,7 +294,7 @@ def start(
     channel.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
     first = First(options, guest_main, plan, directory, report_inside, channel_inside)
     first.hostname = hostname or options.hostname
-    first.starts = (monotonic_start, boottime_start)
+    first.zero = zero
     first.keeps_capabilities = keep_capabilities
     first.keep = [0, 1, 2, report_inside.fileno(), channel_inside.fileno(), *inheritable_descriptors(), *keep]
     if saved is not None:

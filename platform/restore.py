@@ -11,7 +11,7 @@ import contextlib
 import struct
 from typing import TYPE_CHECKING
 
-from trapline.platform import features, guest_start, namespaces, seed, state_dir
+from trapline.platform import features, first_processes, guest_start, namespaces, seed, state_dir
 from trapline.platform.restored_image import RestoredImage
 from trapline.sentry.options import ContainerOptions, DoOptions
 from trapline.sentry.state import page_places
@@ -51,16 +51,17 @@ class RestoredSandbox:
         _import_for_the_seed()
         own = loaded.own
         assert own is not None
+        loaded.plan_clocks()
+        own_time = first_processes.has_time_namespace(self._options)
         taken = [(m.start, m.end) for space in loaded.image.spaces.values() for m in space.mappings]
         return namespaces.start(
             self._options,
-            seed.make(lambda: _open(loaded), taken),
+            seed.make(lambda: _open(loaded, own_time), taken),
             entry.stage,
             terminal=terminal,
             own_group=loaded.has_own_group,
             hostname=self._options.hostname,
-            monotonic_start=loaded.clocks.monotonic,
-            boottime_start=loaded.clocks.boottime,
+            zero=loaded.clocks.zero,
             keep=[*[fd for fds in loaded.pages for fd in fds], vdso.descriptor, *loaded.handles(), *own.keep],
             is_init=loaded.is_init,
             keep_capabilities=True,
@@ -96,7 +97,7 @@ def _import_for_the_seed() -> None:
     import trapline.platform.restore_shared  # noqa: F401
 
 
-def _open(loaded: RestoredImage) -> seed.Pool:
+def _open(loaded: RestoredImage, own_time: bool) -> seed.Pool:
     """In the seed: all that its processes take from the pool."""
     import fcntl
 
@@ -113,7 +114,8 @@ def _open(loaded: RestoredImage) -> seed.Pool:
     shared = {"vdso": loaded.vdso_image().descriptor, **objects}
     shared = {key: fcntl.fcntl(fd, fcntl.F_DUPFD, base) for key, fd in shared.items()}
     known = {key: shared[f"{key}/w"] for key in image.shared if f"{key}/w" in shared}
-    files = restore_files.open_pool(image, base, shared=known, ghosts=loaded.open_ghost, clocks=loaded.seed_clocks())
+    clocks = loaded.seed_clocks(own_time)
+    files = restore_files.open_pool(image, base, shared=known, ghosts=loaded.open_ghost, clocks=clocks)
     mapped = restore_shared.open_mapped(image, known)
     shared |= {key: fcntl.fcntl(fd, fcntl.F_DUPFD, base) for key, fd in mapped.items()}
     return seed.Pool(base, files, shared)

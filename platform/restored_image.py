@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import struct
-import time
 from typing import TYPE_CHECKING, BinaryIO
 
 from trapline.platform import restore_rights, restored_clocks
@@ -61,9 +60,9 @@ class RestoredImage:
             self.saved_clocks = restored_clocks.SavedClocks(
                 manifest.monotonic, manifest.boottime, manifest.realtime, manifest.created
             )
-            now = time.time_ns()
-            self.clocks = restored_clocks.plan(self.saved_clocks, self.kernel.clock, now, clock_continue)
-            if restored_clocks.steps_wall_clock(self.saved_clocks, self.kernel.clock, self.clocks, now):
+            self._clock_continue = clock_continue
+            self.plan_clocks()
+            if restored_clocks.steps_wall_clock(self.saved_clocks, self.kernel.clock, self.clocks):
                 restored_clocks.cancel_timerfds(self.image.files.values())
             self.is_init = self.kernel.root_tgid == 1
             #: Its first process leads a group that is not the caller's.
@@ -118,9 +117,14 @@ class RestoredImage:
         """By the keys of their open file descriptions."""
         return {k: file for k, file in self.image.files.items() if isinstance(file, TimerFile) and file.cancelled}
 
-    def seed_clocks(self) -> restored_clocks.SeedClocks:
-        """For the seed, whose clocks are the sandbox's but for a wall clock that was set."""
-        return restored_clocks.SeedClocks(self.kernel.clock)
+    def plan_clocks(self) -> None:
+        """What they say is settled as of now. (Again, once all is ready: with --clock-continue time stands still.)"""
+        now = restored_clocks.HostTime.now()
+        self.clocks = restored_clocks.plan(self.saved_clocks, self.kernel.clock, now, self._clock_continue)
+
+    def seed_clocks(self, own_time: bool) -> restored_clocks.SeedClocks:
+        """For the seed; `own_time`: it has a time namespace."""
+        return restored_clocks.SeedClocks(self.kernel.clock, self.clocks, self.saved_clocks, own_time)
 
     def vdso_image(self) -> VdsoImage:
         """Guests' own, with this host's facts. OSError; ValueError."""

@@ -108,17 +108,7 @@ class RestoredSession(Session):
             del state.timers[key]
         state.allowed_cpus = sandbox.cpus
         raw = self.engine.host_clock(MONOTONIC_RAW) - self.engine.host_monotonic()
-        planned = self.loaded.clocks
-        monotonic = sandbox.monotonic_base + planned.monotonic if sandbox.own_time else self.engine.host_monotonic()
-        boottime = sandbox.boottime_base + planned.boottime
-        restored_clocks.begin(
-            state.clock,
-            planned,
-            self.loaded.saved_clocks,
-            (monotonic, boottime, monotonic + raw),
-            self.engine.host_realtime(),
-            sandbox.own_time,
-        )
+        restored_clocks.begin(state.clock, self.loaded.clocks, self.loaded.saved_clocks, raw, sandbox.own_time)
         return state
 
     def _listen(self, features: ModuleType) -> None:

@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
+import time
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from trapline.platform import restored_clocks
-from trapline.platform.restored_clocks import SavedClocks
+from trapline.platform.restored_clocks import HostTime, SavedClocks, SeedClocks
 from trapline.sentry.kernel.state import ClockState
 
 TIMES = st.integers(0, 1 << 61)
-BASES = (5_000, 6_000, 7_000)
+MONOTONIC, BOOTTIME, RAW = 5_000, 6_000, 2_000
+
+
+def host(realtime):
+    return HostTime(MONOTONIC, BOOTTIME, realtime)
 
 
 @given(TIMES, TIMES, TIMES, st.booleans())
 def test_monotonic_is_the_saved_one_and_what_has_passed(monotonic, saved_at, restored_at, continued):
     saved = SavedClocks(monotonic, monotonic + 5, 0, saved_at)
-    planned = restored_clocks.plan(saved, ClockState(), restored_at, continued)
+    planned = restored_clocks.plan(saved, ClockState(), host(restored_at), continued)
     passed = planned.monotonic - monotonic
     assert passed == (0 if continued else max(0, restored_at - saved_at))
     assert planned.boottime - saved.boottime == passed == planned.elapsed
 
 
 def begun(state, saved, restored_at, continued=False):
-    planned = restored_clocks.plan(saved, state, restored_at, continued)
-    restored_clocks.begin(state, planned, saved, BASES, restored_at, True)
+    planned = restored_clocks.plan(saved, state, host(restored_at), continued)
+    restored_clocks.begin(state, planned, saved, RAW, True)
     return planned
 
 
@@ -35,7 +42,7 @@ def test_the_time_of_boot_stays_unless_clocks_are_continued():
         planned = begun(state, saved, 1_000_500, continued)
         assert state.boot_realtime == boot
         assert state.monotonic_start == planned.monotonic == (100 if continued else 500)
-        assert (state.monotonic_base, state.boottime_base, state.raw_base) == BASES
+        assert (state.monotonic_base, state.boottime_base, state.raw_base) == (MONOTONIC, BOOTTIME, MONOTONIC + RAW)
         assert state.frozen == 0, "the new time namespace starts right"
 
 
@@ -59,3 +66,32 @@ def test_a_wall_clock_that_went_back_stands_still():
     state = ClockState()
     planned = begun(state, saved, 900_000)
     assert planned.monotonic == 100 and state.boot_realtime == 899_900
+
+
+@given(
+    st.sampled_from([(1, 1), (1, 2), (3, 1)]),
+    st.integers(0, 1 << 60),
+    st.integers(0, 10**9),
+    st.booleans(),
+    st.sampled_from([0, 1, 7, 8, 9]),
+)
+def test_timers_that_are_made_anew_see_the_clocks_that_the_kernel_has(rate, elapsed, later, own_time, clock):
+    """The seed's clocks, read some time after it was settled what they are, and the keeper's of the restored sandbox:
+    with a time namespace, in which the host's clocks are others, and without."""
+    num, den = rate
+    state = ClockState(rate_num=num, rate_den=den, realtime_delta=77 if num == den else 0)
+    saved = SavedClocks(monotonic=100, boottime=200, realtime=1_000_100, host_realtime=1_000_100)
+    planned = restored_clocks.plan(saved, state, host(1_000_100 + elapsed), False)
+    seed = SeedClocks(state, planned, saved, own_time)
+    restored_clocks.begin(state, planned, saved, RAW, own_time)
+    zero = planned.zero if own_time else (0, 0)
+    inside = {0: 1_000_100 + elapsed + later, 1: MONOTONIC + later - zero[0], 7: BOOTTIME + later - zero[1]}
+    wanted = {
+        0: state.realtime_start + later * num // den,
+        1: state.monotonic_start + later * num // den,
+        7: state.boottime_start + later * num // den,
+    }
+    clock_of = {8: 0, 9: 7}.get(clock, clock)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(time, "clock_gettime_ns", lambda number: inside[number])
+        assert seed.now(clock) == wanted[clock_of]

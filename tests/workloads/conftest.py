@@ -12,6 +12,7 @@ ON_ONE_PLATFORM = {
     "test_clocks_stand_still_where_that_is_asked_for",
     "test_other_libc",
     "test_the_limit_that_trapline_was_started_under",
+    "test_timerfds_keep_in_step",
     "test_where_perf_is_forbidden",
 }
 

@@ -122,6 +122,14 @@ def test_a_sample(platform: str, kill: bool) -> None:
     at_random(platform, (name,), kill, user)
 
 
+@pytest.mark.parametrize("flags", [(), ("--without=time_namespace",), ("--clock-rate=2",)], ids=["", "host", "rate"])
+def test_timerfds_keep_in_step(platform: str, flags: tuple[str, ...]) -> None:
+    """Each tick of each clock's timerfd is counted once, whatever time namespace and rate the sandbox has."""
+    words = ("timing", "timerfd")
+    loop = SaveLoop(platform, [workload(words[0]), words[1]], f"{SEED} {platform} {flags}", kill=True, flags=flags)
+    check(words, loop, loop.at_random(4, 0.1, first=natively(words)[1] / 2))
+
+
 #: What prints to ordinary users what it prints to root.
 UNPRIVILEGED = ("processes", "signals", "terminals", "job_control", "line_discipline")
 
