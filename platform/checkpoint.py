@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 #: How long tasks may take to come to rest where no other limit is given, s.
 _PATIENCE = 30.0
+#: How often tasks are looked at where some have changed meanwhile.
+_TRIES = 3
 #: How often whoever asked for a save is told how far it is, s.
 _TELL_EVERY = 0.1
 
@@ -85,11 +87,8 @@ class Checkpointer:
                         quiescence = self._pauser.hand_over() or quiescence
                         kept = self._pauser.kept()
                     await quiescence.begin(min(deadline, _PATIENCE), kept)
-                    if not quiescence.active:
-                        raise Refused("the sandbox has ended")
-                    save = Save(self._session, writer, spec)
+                    save = await self._capture(quiescence, writer, spec, deadline)
                     try:
-                        save.capture()
                         self._session.pump.spawn(lambda: save.tell(report))
                         await trio.to_thread.run_sync(save.copy)
                         if spec.leave_running:
@@ -128,6 +127,25 @@ class Checkpointer:
         result.pause_ms = (done - paused) * 1000
         result.seconds = time.monotonic() - began
         return result
+
+    async def _capture(
+        self, quiescence: Quiescence, writer: ImageWriter, spec: CheckpointSpec, deadline: float
+    ) -> Save:
+        """What is saved. Where somebody outside ends or continues a task while it is looked at: once more, unless
+        something of it was written. What `Save.capture` and `Quiescence.begin` raise, and Refused."""
+        for left in reversed(range(_TRIES)):
+            if not quiescence.active:
+                raise Refused("the sandbox has ended")
+            save = Save(self._session, writer, spec)
+            try:
+                save.capture()
+                return save
+            except BaseException as error:
+                save.close(at_rest=quiescence.active)
+                if not isinstance(error, Gone) or save.has_written or not left:
+                    raise
+            await quiescence.begin(min(deadline, _PATIENCE))
+        raise AssertionError("the last one returns or raises")
 
     async def _await_memory(self, report: Report) -> None:
         """All that the sandbox was restored with is to be there."""
@@ -192,8 +210,13 @@ class Save:
         if self._memory is not None:
             self._memory.close()
             self._memory.reap(at_rest)
-        if self._tracking is not None and not self._committed:
+        if self._tracking is not None and self.has_written and not self._committed:
             self._tracking.fail()
+
+    @property
+    def has_written(self) -> bool:
+        """Whether pages may be in the image already, and writes of the guests' have been taken account of."""
+        return self._memory is not None
 
     # -- in the sentry's thread, guests at rest
     def before_they_go_on(self) -> None:

@@ -159,15 +159,29 @@ class Quiescence:
 
     # -- who has something left
     def _running(self) -> list[Tracee]:
-        return [
-            t
-            for host, t in self._engine.tracees.items()
-            if host not in self.at_rest and not t.listening and t.holding is None and not pt.is_dead(host)
-        ]
+        tracees = self._engine.tracees.values()
+        left = [t for t in tracees if t.host not in self.at_rest and not t.listening and t.holding is None]
+        # Of who dies that is still to be heard; but a leader that has ended waits for its threads.
+        threads = {t.host_group for t in tracees if t not in left} if left else ()
+        return [t for t in left if t.host != t.host_group or t.host not in threads or not pt.is_dead(t.host)]
 
     def _done(self) -> bool:
         self._wake_resting()
-        return not self._running() and not self._engine.early and not self._engine.deferred
+        if self._running() or self._engine.early or self._engine.deferred:
+            return False
+        return not self._miss_killed()
+
+    def _miss_killed(self) -> bool:
+        """Whether some that were at rest are dying by now, killed by what was served meanwhile or with the rest of
+        their process: they are not at rest, until that is heard."""
+        missed = False
+        for host in list(self.at_rest):
+            try:
+                pt.get_sigmask(host)  # of those that stand only
+            except (Gone, OSError):
+                del self.at_rest[host]
+                missed = True
+        return missed or any(t.listening and pt.is_dead(t.host) for t in self._engine.tracees.values())
 
     def _wake_resting(self) -> None:
         """Those at rest whose call has got its result since, or is to be executed by the host."""
