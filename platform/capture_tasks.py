@@ -28,6 +28,7 @@ from trapline.platform.snapshot import borrowed
 from trapline.platform.task_attributes import Probed
 from trapline.platform.task_limits import read_limits
 from trapline.platform.user_maps import UserMaps
+from trapline.sentry.kernel import signal_settle
 from trapline.sentry.protocol import Gone
 from trapline.sentry.state.records import OwnFilter, ProcessRecord, ThreadRecord
 from trapline.sentry.state.unsavable import Unsavable
@@ -172,6 +173,8 @@ class TaskCapture:
         affinity = sorted(os.sched_getaffinity(host))
         assert t.task is not None
         task = t.task
+        if task.unsure:
+            signal_settle.settle(self._kernel, task)
         return msgspec.structs.replace(
             told,
             registers=registers,

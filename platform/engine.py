@@ -357,6 +357,9 @@ class Engine(HostServices):
     def host_pending(self, tid: int) -> int:
         return host_masks.pending(self, self.find(tid))
 
+    def host_mask(self, tid: int) -> int:
+        return host_masks.blocked(self.find(tid))
+
     def lend(self, tid: int, signo: int, shared: bool) -> None:
         host_masks.ask_to_lend(self, self.find(tid), signo, shared)
 

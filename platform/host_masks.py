@@ -28,19 +28,30 @@ _NO_POKES = DEFAULT_STOP | UNMASKABLE | bit(SIGCONT)
 def pending(e: Engine, t: Tracee) -> int:
     """What the host holds back for a thread and its process, without pokes and without SIGCHLD, of which the kernel
     sends its own. Gone."""
+    text = _status(t)
+    own = _set(text, b"SigPnd:") & ~t.poked
+    shared = _set(text, b"ShdPnd:") & ~e.poked_groups.get(t.host_group, 0)
+    return (own | shared) & ~bit(SIGCHLD)
+
+
+def blocked(t: Tracee) -> int:
+    """What a thread blocks, but for what we have opened in its mask. Gone."""
+    assert t.task is not None
+    opened = t.opened | (bit(t.lend_by) if t.lend_by else 0)
+    return _set(_status(t), b"SigBlk:") | t.task.mask & opened
+
+
+def _status(t: Tracee) -> bytes:
     try:
         fd = os.open(f"/proc/{t.host}/status", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         raise Gone(t.tid) from None
     try:
-        text = os.read(fd, 8192)
+        return os.read(fd, 8192)
     except OSError:
         raise Gone(t.tid) from None
     finally:
         os.close(fd)
-    own = _set(text, b"SigPnd:") & ~t.poked
-    shared = _set(text, b"ShdPnd:") & ~e.poked_groups.get(t.host_group, 0)
-    return (own | shared) & ~bit(SIGCHLD)
 
 
 def _set(text: bytes, name: bytes) -> int:

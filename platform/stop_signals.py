@@ -12,7 +12,7 @@ from trapline.platform import host_masks, stop_calls, stop_tasks
 from trapline.platform import ptrace_calls as pt
 from trapline.platform.pokes import is_poke, poke_again
 from trapline.platform.tracee import Tracee
-from trapline.sentry.kernel import task_stop
+from trapline.sentry.kernel import signal_settle, task_stop
 from trapline.sentry.kernel.block import Outcome
 from trapline.sentry.kernel.signal_deliver import host_signal, next_delivery
 from trapline.sentry.kernel.signals import SIGCONT, pack_siginfo, unpack_siginfo
@@ -28,6 +28,8 @@ def delivery_stop(e: Engine, t: Tracee, signo: int) -> None:
     assert task is not None
     kernel = e.kernel
     host_masks.came(e, t, signo)
+    if task.unsure:
+        signal_settle.settle(kernel, task)
     poked = is_poke(raw, t)
     if poked and e.lenders and host_masks.lend_here(e, t, signo):
         return

@@ -64,6 +64,9 @@ class Platform(Protocol):
         """The set of signals that the host itself made for a thread or its process (SIGPIPE, a terminal's keys, SIGIO)
         and holds back, since the mask blocks them. Pokes are none of them."""
 
+    def host_mask(self, tid: int) -> int:
+        """The set of signals that a thread blocks on the host. Gone."""
+
     def open_mask(self, tid: int, signals: int) -> None:
         """Let the host's signals of this set come to delivery stops of a thread although the kernel's mask blocks them,
         while its call in flight waits (Linux do_sigtimedwait does so). The thread stands at a stop."""

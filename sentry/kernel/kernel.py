@@ -22,7 +22,8 @@ no locks; in their place:
 5. *A stop signal or SIGCONT undoes the other when it is sent*, before anything else about it is decided, also where
    it is blocked or ignored (Linux prepare_signal).
 6. *A mask or disposition changes here first, then on the host.* What a change lets through is poked before the host
-   executes it, so it is delivered before the call returns.
+   executes it, so it is delivered before the call returns. Of a disposition another thread may see that it is not the
+   host's yet: signal_settle.py.
 7. *A thread enters its group, then the index, before it runs; it leaves its group, then the index, once it is dead.*
    A process ends in this order: its threads leave, its timers stop, its children find another parent, its status is
    set, its parent is told (report, SIGCHLD, waiters).

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from trapline.sentry.kernel import signal_settle
 from trapline.sentry.kernel.signal_send import action_of, deliverable, is_ignored
 from trapline.sentry.kernel.signals import (
     DEFAULT_CORE,
@@ -116,9 +117,12 @@ def next_delivery(kernel: Kernel, task: Task, allow_stop: bool = True) -> Delive
                 group.killed_by = signo
             stop = bool(DEFAULT_STOP & bit(signo))
             return Delivery(info, handler=False, restart=False, stop=stop, core=bool(DEFAULT_CORE & bit(signo)))
+        before, had_saved = task.mask, task.saved_mask >= 0
         task.mask |= action.mask & ~UNMASKABLE
         if not action.flags & SA_NODEFER:
             task.mask |= bit(signo)
+        if group.contested & bit(signo):
+            signal_settle.handler_begins(task, before, had_saved)
         task.saved_mask = -1  # the frame carries it; rt_sigreturn tells it again
         restart = bool(action.flags & SA_RESTART)
         if action.flags & SA_RESETHAND:

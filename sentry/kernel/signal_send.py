@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from trapline.sentry.kernel import signal_lend
+from trapline.sentry.kernel import signal_lend, signal_settle
 from trapline.sentry.kernel.signals import (
     DEFAULT_IGNORE,
     DEFAULT_STOP,
@@ -161,11 +161,11 @@ def notify(
     """
     wanted = bit(signo)
     preferred = group.threads.get(prefer) if prefer and target is None else None
-    if preferred is not None and not preferred.mask & wanted:
+    if preferred is not None and not signal_settle.blocks(kernel, preferred, wanted):
         kernel.platform.poke(prefer, poke_number(preferred, wanted))
         return True
     for task in group.threads.values() if target is None else (target,):
-        if not task.mask & wanted or wanted & UNMASKABLE:
+        if not signal_settle.blocks(kernel, task, wanted) or wanted & UNMASKABLE:
             if target is None and task.tid == group.tgid and len(group.threads) > 1:
                 # A leader may have ended before its threads, of which nobody is told until they end too: the
                 # host, which knows, brings the first living thread instead.

@@ -81,6 +81,7 @@ class Task(msgspec.Struct):
     status: TaskStatus = TaskStatus.RUNNING
     mask: int = 0  # blocked signals, bit N-1 for signal N
     saved_mask: int = -1  # the mask to come back to after ppoll and its like; -1: none
+    unsure: int = 0  # signals of which only the host knows whether `mask` has them right; see signal_settle.py
     pending: list[SigInfo] = []
     call: CallRecord | None = None
     name: str = ""
@@ -102,6 +103,7 @@ class ThreadGroup(msgspec.Struct):
     actions: dict[int, SigAction] = {}  # only those that are not SIG_DFL
     pending: list[SigInfo] = []  # directed at the process
     queues: dict[int, int] = {}  # tids whose own queue may not be empty; see signal_send.queueing
+    contested: int = 0  # signals that one of several threads set to be ignored, or no longer; see signal_settle.py
     watched: int = 0  # signals of which the process has, or inherited, a signalfd; see signal_lend.py
     exit_signal: int = 17  # SIGCHLD; 0 for none
     parent_tid: int = 0  # the thread of the parent that made it (for __WNOTHREAD)

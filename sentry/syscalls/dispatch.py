@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from trapline.sentry.kernel import signal_settle
 from trapline.sentry.kernel.block import AfterSignals, Block, Execute, Interrupted, Outcome, Reply, Restart
 from trapline.sentry.kernel.kernel import Kernel
 from trapline.sentry.kernel.signal_deliver import Delivery
@@ -51,6 +52,8 @@ class Dispatcher:
     # -- a call comes in
     def enter(self, task: Task, nr: int, args: Args, ip: int = 0) -> int | Reply | Execute:
         """Serve a call. A number is the result (-errno for an error); else see Reply and Execute."""
+        if task.unsure:
+            signal_settle.settle(self.kernel, task)
         if task.call is not None:
             reply = self._same_call(task, nr, args)
             if reply is not None:

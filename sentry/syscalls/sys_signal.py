@@ -6,7 +6,7 @@ import errno
 import struct
 from copy import copy
 
-from trapline.sentry.kernel import family, signal_send
+from trapline.sentry.kernel import family, signal_send, signal_settle
 from trapline.sentry.kernel.block import Reply
 from trapline.sentry.kernel.kernel import Kernel
 from trapline.sentry.kernel.signals import (
@@ -235,6 +235,8 @@ def rt_sigaction(kernel: Kernel, task: Task, signo: int, new: int, old: int, siz
             raise OSError(errno.EINVAL, "cannot be caught")
         group = kernel.group(task)
         was_ignored = signal_send.is_ignored(group, signo)
+        if len(group.threads) > 1:
+            signal_settle.disposition_changes(group, task, signo, signal_send.action_of(group, signo), entry)
         if entry == SIG_DFL and not flags and not mask:
             group.actions.pop(signo, None)
         else:
@@ -242,9 +244,12 @@ def rt_sigaction(kernel: Kernel, task: Task, signo: int, new: int, old: int, siz
         ignored = entry == SIG_IGN or (entry == SIG_DFL and DEFAULT_IGNORE & bit(signo))
         if ignored:
             signal_send.flush(group, bit(signo))
-        elif was_ignored and group.posix_timers:
-            # A timer that expired while its signal was ignored starts again (Linux 6.13).
-            posix_timers.posix_timer_unignored(kernel, group, signo)
+        elif was_ignored:
+            if group.posix_timers:
+                # A timer that expired while its signal was ignored starts again (Linux 6.13).
+                posix_timers.posix_timer_unignored(kernel, group, signo)
+            if len(group.threads) > 1:
+                signal_settle.poke_again(kernel, group, signo)
     return Reply.HOST
 
 

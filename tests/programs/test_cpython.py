@@ -23,11 +23,10 @@ PYTHON = getattr(sys, "_base_executable", sys.executable)
 ON_TERMINAL = ("test_pty", "test_tty", "test_openpty", "test_ioctl", "test_termios")
 SPAWN = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))"
 #: Modules, and the cases left to `make test-all`: test_itimer_virtual asks for the time in a loop until a second of
-#: user time has passed, nearly all of which is the sentry's here; test_stress_modifying_handlers ends by chance, which
-#: took five minutes once on the ptrace platform (docs/limits.md); and of asyncio's four ways to wait for a child, those
+#: user time has passed, nearly all of which is the sentry's here; and of asyncio's four ways to wait for a child, those
 #: two that Python has deprecated.
 QUICK = {
-    "test_signal": ("test_itimer_virtual", "test_stress_modifying_handlers"),
+    "test_signal": ("test_itimer_virtual",),
     "test_asyncio.test_subprocess": ("SubprocessSafeWatcherTests", "SubprocessFastWatcherTests"),
     "test_threadsignals": (),
     "test_wait3": (),

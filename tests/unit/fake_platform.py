@@ -50,6 +50,7 @@ class FakePlatform:
         self.memories: dict[int, FakeMemory] = {}
         self.pokes: list[tuple[int, int]] = []
         self.killed: list[int] = []
+        self.masks: dict[int, int] = {}  # what the host has a thread block
         self.held: dict[int, int] = {}  # what the host made and holds back
         self.opened: list[tuple[int, int]] = []
         self.lendings: list[tuple[int, int, bool]] = []
@@ -108,6 +109,9 @@ class FakePlatform:
 
     def host_pending(self, tid: int) -> int:
         return self.held.get(tid, 0)
+
+    def host_mask(self, tid: int) -> int:
+        return self.masks[tid]
 
     def open_mask(self, tid: int, signals: int) -> None:
         self.opened.append((tid, signals))

@@ -5,7 +5,7 @@ import struct
 
 import pytest
 
-from trapline.sentry.kernel import signal_lend, signal_send, task_exit, task_stop
+from trapline.sentry.kernel import signal_lend, signal_send, signal_settle, task_exit, task_stop
 from trapline.sentry.kernel.block import Outcome, Reply
 from trapline.sentry.kernel.signal_deliver import host_signal, next_delivery
 from trapline.sentry.kernel.signals import (
@@ -306,3 +306,73 @@ def test_a_signal_that_comes_to_be_blocked_by_all_moves_to_the_host(world):
     before, world.root.mask = world.root.mask, bit(SIGUSR1)
     signal_send.mask_changed(world.kernel, world.root, before)
     assert world.platform.lendings == [(2, SIGUSR1, True)]
+
+
+@pytest.fixture
+def contested(world):
+    """A second thread, which takes SIGUSR1, and a first one that blocks it and has set it to be ignored and caught."""
+    group(world).actions[SIGUSR1] = HANDLER
+    world.root.mask = bit(SIGUSR1)
+    taker = world.fork(world.root, 7, CLONE_THREAD)
+    taker.mask = 0
+    for entry in (SIG_IGN, HANDLER.handler):
+        set_handler(world, entry)
+    return taker
+
+
+def set_handler(world, entry):
+    world.platform.memory(2).write(0x1000, struct.pack("<QQQQ", entry, 0, 0, 0))
+    assert world.call(world.root, "rt_sigaction", SIGUSR1, 0x1000, 0, 8) is Reply.HOST
+
+
+def take(world, taker):
+    world.kernel.send_signal(2, SigInfo(SIGUSR1))
+    assert world.platform.pokes.pop() == (7, SIGUSR1)
+    delivery = next_delivery(world.kernel, taker)
+    assert delivery is not None and delivery.handler
+    assert taker.mask & bit(SIGUSR1)
+
+
+@pytest.mark.parametrize("ran", [True, False])
+def test_a_handler_that_the_host_did_not_run_does_not_block_its_signal(world, contested, ran):
+    """It found the signal ignored when the thread went on."""
+    take(world, contested)
+    world.platform.masks[7] = bit(SIGUSR1) if ran else 0
+    signal_settle.settle(world.kernel, contested)
+    assert contested.mask == (bit(SIGUSR1) if ran else 0)
+    assert not contested.unsure
+    world.kernel.send_signal(2, SigInfo(SIGUSR1))
+    assert world.platform.pokes == ([] if ran else [(7, SIGUSR1)])
+
+
+def test_who_is_sent_the_signal_is_looked_at_before_its_next_call(world, contested):
+    take(world, contested)
+    world.platform.masks[7] = 0
+    world.kernel.send_signal(2, SigInfo(SIGUSR1))
+    assert (7, SIGUSR1) in world.platform.pokes
+    # The look may have come before the frame: what a call says is what counts.
+    assert contested.unsure
+    world.platform.masks[7] = bit(SIGUSR1)
+    signal_settle.settle(world.kernel, contested)
+    assert contested.mask == bit(SIGUSR1)
+
+
+def test_who_was_given_a_signal_that_is_ignored_now_is_unsure(world):
+    group(world).actions[SIGUSR1] = HANDLER
+    taker = world.fork(world.root, 7, CLONE_THREAD)
+    world.kernel.send_signal(2, SigInfo(SIGUSR1))
+    world.root.mask = bit(SIGUSR1)
+    assert next_delivery(world.kernel, taker) is not None
+    assert not taker.unsure, "no disposition has changed"
+    set_handler(world, SIG_IGN)
+    assert taker.unsure == bit(SIGUSR1)
+    assert not world.root.unsure
+
+
+def test_a_signal_that_a_mask_kept_while_it_was_ignored_is_poked_for_again(world, contested):
+    set_handler(world, SIG_IGN)
+    world.kernel.send_signal(2, SigInfo(SIGUSR1))  # the first thread's mask keeps it
+    assert group(world).pending
+    world.platform.pokes.clear()  # and the host drops the poke
+    set_handler(world, HANDLER.handler)
+    assert world.platform.pokes == [(7, SIGUSR1)]

@@ -2,7 +2,6 @@
  * standard input ends: a save finds some of them dying whenever it comes. Prints what waitpid(2) said that was wrong. */
 #include "common.h"
 
-#include <poll.h>
 #include <pthread.h>
 
 enum { SLEEPS, STOPPED, ENDS_WITH_THREADS, KINDS, CHILDREN = 2 * KINDS };

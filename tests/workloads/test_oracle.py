@@ -24,6 +24,7 @@ DETERMINISTIC = (
     "threads_exit",
     "killall",
     "never_eintr",
+    "contested",
     "affinity",
     "clone3",
     "group_stops",

@@ -14,7 +14,7 @@ from harness import oracle, workload
 
 RUN = str(Path(__file__).parent / "quiesce_run.py")
 QUICK = ["signals", "waits", "threads_exit", "group_stops", "siginfo", "signalfd", "pidreuse"]
-ALL = ["processes", "clone3", "orphans", "killall", "exec", "never_eintr", "jobs", "timing"]
+ALL = ["processes", "contested", "clone3", "orphans", "killall", "exec", "never_eintr", "jobs", "timing"]
 
 
 def check(platform: str, name: str) -> None:

@@ -25,7 +25,7 @@ from save_loop import NOBODY, SaveLoop, seed_of_tests
 SEED = seed_of_tests()
 #: Commands, and how long a run of each may go on until the next save, in s: the shorter the run is, the less.
 COMMANDS = {
-    ("affinity",): 0.05, ("badptr",): 0.1, ("clocks",): 0.1, ("clone3",): 0.1, ("exec",): 0.1, ("frames",): 0.2,
+    ("affinity",): 0.05, ("badptr",): 0.1, ("clocks",): 0.1, ("clone3",): 0.1, ("contested",): 0.3, ("exec",): 0.1, ("frames",): 0.2,
     ("group_stops",): 0.3, ("hostmade",): 0.1, ("job_control",): 0.3, ("jobs",): 0.1, ("killall",): 0.1,
     ("limits", "processes", "wild", "files", "queue", "values"): 0.1, ("line_discipline",): 0.3, ("never_eintr",): 0.2,
     ("orphans",): 0.1, ("pidreuse",): 0.2, ("processes",): 0.05, ("processes-static",): 0.05, ("procstatus",): 0.05,
