@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from kernel_fixture import World
 
-from trapline.sentry.kernel import family, task_exec, task_exit, task_stop
+from trapline.sentry.kernel import family, signal_settle, task_exec, task_exit, task_stop
 from trapline.sentry.kernel.block import Execute, Reply
 from trapline.sentry.kernel.signal_deliver import next_delivery
 from trapline.sentry.kernel.signal_send import deliverable, mask_changed
@@ -37,6 +37,9 @@ class KernelMachine(RuleBasedStateMachine):
         self.platform = self.world.platform
         self.next_tid = 3
         self.poked: set[int] = set()
+        #: Masks of threads whose handler the host did not run, as it has them until their next call or stop.
+        self.unframed: dict[int, int] = {}
+        self.platform.host_mask = self.host_mask  # type: ignore[method-assign]
 
     # -- choosing
     def tasks(self) -> list[Task]:
@@ -55,11 +58,17 @@ class KernelMachine(RuleBasedStateMachine):
     # -- the host's part
     def call(self, task: Task, name: str, *args: int) -> Any:
         reply = self.world.call(task, name, *args)
+        self.unframed.pop(task.tid, None)
+        assert not task.unsure
         while isinstance(reply, Execute):
             request = reply.args or (0,)
             reply = self.world.dispatcher.executed(task, request[1] if name == "waitid" else request[0])
         self.settle()
         return reply
+
+    def host_mask(self, tid: int) -> int:
+        task = self.kernel.task(tid)
+        return self.unframed.get(tid, task.mask) & task.unsure | task.mask & ~task.unsure
 
     def settle(self) -> None:
         """Do what the kernel asked of the host."""
@@ -180,6 +189,9 @@ class KernelMachine(RuleBasedStateMachine):
         if task is None or task.status == TaskStatus.STOPPED:
             return
         group = self.kernel.group(task)
+        if task.unsure:
+            signal_settle.settle(self.kernel, task)
+        self.unframed.pop(tid, None)
         before = task.mask
         delivery = next_delivery(self.kernel, task)
         if task.call is not None:
@@ -193,7 +205,9 @@ class KernelMachine(RuleBasedStateMachine):
                 self.end(group.tgid, delivery.info.signo)
         if tid in self.kernel.state.tasks and deliverable(group, task):
             self.poked.add(tid)  # pokes.poke_again
-        if delivery is not None and delivery.handler and number % 4:
+        if delivery is not None and delivery.handler and task.unsure & bit(delivery.info.signo) and number % 3 == 0:
+            self.unframed[tid] = before  # another thread had set it to be ignored by then, so no handler runs
+        elif delivery is not None and delivery.handler and number % 4:
             during, task.mask = task.mask, before  # the handler returns, rt_sigreturn is seen
             mask_changed(self.kernel, task, during)
         self.settle()

@@ -124,7 +124,7 @@ def test_flags(tmp_path):
     ("words", "said"),
     [
         (["-c"], "-c belongs to --strace"),
-        (["-o", "/tmp/x"], "-o belongs to --strace"),
+        (["-o", "calls.txt"], "-o belongs to --strace"),
         (["-e", "open"], "-e belongs to --strace"),
         (["--owned-only"], "--owned-only belongs to --strace"),
         (["--strace", "-S", "calls"], "-S belongs to -c or -C"),
