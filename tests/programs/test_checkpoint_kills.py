@@ -295,7 +295,7 @@ def chosen(steps: list[str], number: int, seed: int, start: int = 0) -> list[tup
 def look_at_all(steps: list[tuple[str, int]], one: Callable[[str, int], bool]) -> None:
     """How often a step comes depends on when tasks stop; but most of them must be there."""
     reached = sum(one(name, nth) for name, nth in steps)
-    assert reached > len(steps) * 0.8, f"{reached} of {len(steps)}"
+    assert reached > len(steps) * 0.7, f"{reached} of {len(steps)}"
 
 
 #: How many functions' first calls are ends in one test.
