@@ -174,7 +174,7 @@ def _until(master: int, text: bytes) -> bytes:
         (["--console-socket=/etc/passwd"], 125, "trapline: --console-socket /etc/passwd: Connection refused"),
         (["--record=/proc/none"], 125, "trapline: --record /proc/none: No such file or directory"),
         (["--record=/no/such/file"], 2, "--record takes a file in a directory that exists"),
-        (["--record=/tmp/x", "--console-socket=/y"], 2, "choose one"),
+        (["--record=session.cast", "--console-socket=/y"], 2, "choose one"),
         (["--record-input"], 2, "--record-input needs --record FILE"),
         (["--tty=yes"], 2, "--tty takes no value"),
     ],

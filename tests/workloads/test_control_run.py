@@ -83,7 +83,7 @@ def test_processes_from_outside(platform: str, tmp_path: Path, user: str) -> Non
         if place is not tmp_path:
             shutil.rmtree(place)
     assert result.stderr.decode() == EXECUTED, result
-    assert result.stdout == b"OUT OF EXEC\n0\n0 1 2 \n77\n/usr\nONLY=this\nTrue 0\n", result
+    assert result.stdout == b"OUT OF EXEC\n0\n0\n1\n2\n77\n/usr\nONLY=this\nTrue 0\n", result
     assert result.status == 137 and not left
 
 
