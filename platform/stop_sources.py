@@ -7,9 +7,9 @@ neither tells of every stop: somebody who had not stopped for long may be missed
 which comes at the latest after WALK_AFTER questions, or as soon as nothing else has come for a moment (`Pump`).
 What goes wrong otherwise: a task that stands at a stop for ever.
 
-A walk ends at the first that has stopped, always the same one when a busy task is back at a stop before the next
-walk: so after some stops of one task in a row, some of the others are asked by id, in turn. What goes wrong otherwise:
-a thread that calls without a pause keeps all others standing.
+A walk ends at the first that has stopped, always the same ones when busy tasks are back at a stop before the next
+walk: so after some stops of each of them, some of the others are asked by id, in turn. What goes wrong otherwise: a
+thread that calls without a pause, or two that signal each other, keep all others standing.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ LATELY = 3
 WALK_AFTER = 16
 #: One walk in so many looks for deaths first.
 DEATHS = 4
-#: After so many stops of one task so many others are asked. Not the same number each time: of a task that does two
-#: things in turn, the others would see only one of them, for ever (a handler that is set and taken away).
+#: After so many stops, for each task that has stopped meanwhile, so many others are asked. Not the same number each
+#: time: of a task that does two things in turn, the others would see only one of them, for ever (a handler that is set
+#: and taken away).
 AGAIN, OTHERS = (5, 8, 7), 8
 
 
@@ -37,7 +38,9 @@ class StopSources:
     def __init__(self) -> None:
         self._lately: list[int] = []
         self._since_walk = 0
-        self._last = self._again = 0  # who stopped last, and how often in a row
+        #: Who has stopped since others were asked, and how often altogether.
+        self._busy: set[int] = set()
+        self._again = 0
         self._limits = cycle(AGAIN)
         self._limit = next(self._limits)
         self._turn: list[int] = []  # those that are still to be asked in this turn
@@ -52,9 +55,10 @@ class StopSources:
 
         `asked` are the ids to ask for, made by `begin`; each is taken from it once it has nothing to tell.
         """
-        if self._again >= self._limit:
-            self._again, self._limit = 0, next(self._limits)
-            other = self._one_of_the_others(tracees)
+        if self._again >= self._limit * len(self._busy) and self._again:
+            self._limit = next(self._limits)
+            other = self._one_of_the_others(tracees) if len(self._busy) < len(tracees) else None
+            self._begin_again()
             if other is not None:
                 return other
         if len(tracees) <= FEW or self._since_walk >= WALK_AFTER:
@@ -64,7 +68,8 @@ class StopSources:
             if host > 0:
                 self._count(host)
             else:
-                self.unsure, self._again = False, 0
+                self.unsure = False
+                self._begin_again()
             return host, status
         while asked:
             host = asked.pop()
@@ -100,7 +105,7 @@ class StopSources:
             if not self._turn:
                 return None  # what stopped last has ended, and there is nobody else
             host = self._turn.pop()
-            if host != self._last and host in tracees:
+            if host not in self._busy and host in tracees:
                 found = pt.stopped_now(host)
                 if found is not None:
                     return host, found
@@ -122,10 +127,12 @@ class StopSources:
         self._since_walk = WALK_AFTER
 
     def _count(self, host: int) -> None:
-        if host == self._last:
-            self._again += 1
-        else:
-            self._last, self._again = host, 0
+        self._busy.add(host)
+        self._again += 1
+
+    def _begin_again(self) -> None:
+        self._busy.clear()
+        self._again = 0
 
     def _note(self, host: int) -> None:
         lately = self._lately

@@ -127,3 +127,14 @@ def test_a_death_among_tasks_that_stop_without_a_pause_is_found(monkeypatch: pyt
         if sources.unsure and 9 in served:
             break
     assert 9 in served
+
+
+def test_two_tasks_that_stop_in_turn_do_not_keep_a_third_one_standing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One signals the other without a pause, and every walk finds one of them first."""
+    host, sources = Host(monkeypatch), StopSources()
+    turns = iter(range(10**6))
+    monkeypatch.setattr(pt, "wait_any", lambda: (1 + next(turns) % 2, 0x57F))
+    for _ in range(20):
+        host.stop(3)
+        served = [sources.next([1, 2, 3], [])[0] for _ in range(2 * max(AGAIN) + 2)]
+        assert 3 in served and served.count(1) > len(served) // 3
