@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import xml.etree.ElementTree as Xml
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -35,6 +36,8 @@ QUICK = {
     "test_asyncio.test_unix_events": (),
     **dict.fromkeys(ON_TERMINAL, ()),
 }
+#: Those of them that `make test` runs on the ptrace platform.
+ON_PTRACE = ("test_signal", "test_threadsignals", "test_wait3", "test_wait4", "test_pty")
 LONG = ("test_signal", "test_asyncio.test_subprocess", "test_subprocess", "test_os", "test_faulthandler", "test_threading")
 #: They sleep more than they compute, so several at once take the time of the longest.
 AT_ONCE = 4
@@ -95,10 +98,19 @@ def _differences(platform: str, module: str, ignored: tuple[str, ...]) -> list[s
     return lines
 
 
-def test_cases_end_as_natively(platform):
+def _compare(platform: str, modules: Iterable[str]) -> None:
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        for lines in pool.map(lambda item: _differences(platform, *item), QUICK.items()):
+        for lines in pool.map(lambda module: _differences(platform, module, QUICK[module]), modules):
             assert not lines, "\n".join(lines)
+
+
+def test_cases_end_as_natively(platform):
+    _compare(platform, QUICK if platform == "seccomp" else ON_PTRACE)
+
+
+@pytest.mark.long
+def test_the_other_cases_end_as_natively_on_the_ptrace_platform():
+    _compare("ptrace", [module for module in QUICK if module not in ON_PTRACE])
 
 
 @pytest.mark.long
